@@ -1,0 +1,1 @@
+"""Thin entry points: each is a docstring and a call."""

@@ -1,0 +1,118 @@
+"""The run directory: stage folders, atomic writes, completion markers, and rows read back as types."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+Row = TypeVar("Row")
+
+MARKER = "_SUCCESS.json"
+
+
+class ArtifactError(ValueError):
+    """A run directory that cannot be used as it is; the message names the file and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stage:
+    """A folder that one stage fills. Its marker is written last and lists every file with its size in bytes."""
+
+    path: Path
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the stage ran to its end. Raises ArtifactError when a finished stage has lost a file or a part of one."""
+        marker = self.path / MARKER
+        if not marker.exists():
+            return False
+        for name, size in read_json(marker)["files"].items():
+            file = self.path / name
+            if not file.is_file() or file.stat().st_size != size:
+                raise ArtifactError(
+                    f"{file} is missing or truncated (expected {size} bytes); delete {self.path} and the stages "
+                    "after it, and run the same command again"
+                )
+        return True
+
+    def start(self) -> Stage:
+        """The stage with an empty folder: what an interrupted run left there is removed."""
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True)
+        return self
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the stage as finished and keep ``summary`` (counts, metrics, seconds) in the marker."""
+        files = {
+            str(file.relative_to(self.path)): file.stat().st_size
+            for file in sorted(self.path.rglob("*"))
+            if file.is_file() and file.name != MARKER
+        }
+        write_json(self.path / MARKER, {"files": files, "summary": dict(summary)})
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What ``finish`` was given."""
+        summary: dict[str, Any] = read_json(self.path / MARKER)["summary"]
+        return summary
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a crash leaves the previous content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically, readable by people."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises ArtifactError naming the file and the place when it is not whole."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist") from None
+    except ValueError as error:
+        raise ArtifactError(f"{path} is damaged ({error}); delete {path.parent} and run again") from None
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> None:
+    """Write dataclass rows as JSON lines, atomically."""
+    write_text(path, "".join(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
+    """The rows ``write_rows`` wrote. Titles may hold U+2028: lines end at a line feed only."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist") from None
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line:
+            try:
+                rows.append(row_type(**{key: _frozen(value) for key, value in json.loads(line).items()}))
+            except (ValueError, TypeError) as error:
+                raise ArtifactError(f"{path}, line {number} is damaged ({error}); delete the folder and run again") from None
+    return rows
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(entry) for entry in value) if isinstance(value, list) else value

@@ -1,0 +1,366 @@
+"""The configuration of a run: one frozen, typed ``RunConfig``; defaults, then YAML files, then ``section.key=value``."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; its message is one line that names the key and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DemoDataConfig:
+    """The generated catalogue and users of the embedded default."""
+
+    num_items: Annotated[int, Field(ge=50)] = 400
+    num_users: PositiveInt = 400
+    seed: NonNegativeInt = 0
+    """Independent of the run's seed: runs with other seeds train on the same data."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DataConfig:
+    """Where interactions come from, and how they become examples."""
+
+    source: Literal["demo", "sprec", "movielens", "huggingface"] = "demo"
+    path: str | None = None
+    """Folder of the raw files; for ``huggingface`` a folder, a file or the name of a dataset on the hub."""
+    noun: Literal["book", "movie", "game", "album", "item"] = "item"
+    """What the prompt calls an item."""
+    template: Literal["alpaca", "short"] = "alpaca"
+    min_interactions: PositiveInt = 10
+    """Users with fewer interactions are dropped."""
+    min_history: PositiveInt = 3
+    """Windows with a shorter history are not made."""
+    max_history: PositiveInt = 10
+    split: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.8, 0.1, 0.1)
+    """Shares of train, valid and test windows, in order of time."""
+    num_train: PositiveInt = 4096
+    num_valid: PositiveInt = 512
+    num_test: PositiveInt = 1000
+    user_column: str = "user_id"
+    item_column: str = "item_id"
+    time_column: str = "timestamp"
+    title_column: str = "title"
+    genres_column: str | None = None
+    hf_split: str = "train"
+    """The split that is read of a Hugging Face dataset."""
+    demo: DemoDataConfig = DemoDataConfig()
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ScratchConfig:
+    """The small Llama that stands in for a language model where none can be downloaded."""
+
+    vocab_size: Annotated[int, Field(ge=300)] = 3000
+    hidden_size: PositiveInt = 192
+    num_layers: PositiveInt = 4
+    num_heads: PositiveInt = 4
+    num_epochs: PositiveInt = 8
+    learning_rate: PositiveFloat = 2e-3
+    """Peak of a one-cycle schedule."""
+    global_batch_size: PositiveInt = 16
+    micro_batch_size: PositiveInt = 16
+    seed: NonNegativeInt = 0
+    """Independent of the run's seed: runs with other seeds start from the same language model."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class LoraConfig:
+    """The adapter that is trained."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveInt = 32
+    dropout: Share = 0.05
+    """Used in SFT; preference training runs without dropout."""
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ModelConfig:
+    """The language model under the adapter."""
+
+    name_or_path: str = "scratch"
+    """A folder, the name of a model on the hub, or ``scratch`` to pre-train the small Llama on the training examples."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_prompt_tokens: PositiveInt = 480
+    max_response_tokens: PositiveInt = 48
+    """A title's tokens, quotes, line feed and end of sequence included."""
+    trust_remote_code: bool = False
+    scratch: ScratchConfig = ScratchConfig()
+    lora: LoraConfig = LoraConfig()
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrainingConfig:
+    """How every training phase runs on the workers."""
+
+    num_workers: PositiveInt = 1
+    cpus_per_worker: PositiveFloat = 1.0
+    gpus_per_worker: NonNegativeFloat = 0.0
+    """0 trains on the CPU (gloo); a share below 1 lets a decoder live on the same GPU."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    max_grad_norm: PositiveFloat = 1.0
+    weight_decay: NonNegativeFloat = 0.0
+    gradient_checkpointing: bool = False
+    max_failures: NonNegativeInt = 1
+    """How often a crashed worker group is started again before the run stops."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PhaseConfig:
+    """One pass of supervised fine-tuning."""
+
+    learning_rate: PositiveFloat = 3e-4
+    num_epochs: PositiveInt = 4
+    global_batch_size: PositiveInt = 64
+    micro_batch_size: PositiveInt = 4
+    num_warmup_steps: NonNegativeInt = 20
+    """Linear warm-up, then linear decay to 0; at most a tenth of the steps are warm-up."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PreferenceConfig:
+    """One pass of preference training."""
+
+    loss: Literal["dpo", "softmax_dpo"] = "dpo"
+    """``dpo`` takes one rejected title, ``softmax_dpo`` (S-DPO) any number."""
+    beta: PositiveFloat = 0.1
+    """Strength of the pull towards the reference policy."""
+    reference: Literal["post_sft", "pre_sft", "sft0", "base"] = "post_sft"
+    """The policy that rewards are measured against: after or before this iteration's SFT, A_0, or no adapter."""
+    learning_rate: PositiveFloat = 2e-5
+    num_epochs: PositiveInt = 1
+    global_batch_size: PositiveInt = 32
+    micro_batch_size: PositiveInt = 2
+    """Groups per forward pass; each holds 1 + N sequences."""
+    num_warmup_steps: NonNegativeInt = 20
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DecodingConfig:
+    """The pool of engines that writes recommendations."""
+
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """``auto`` takes vLLM where it is installed; the report says which ran."""
+    num_decoders: PositiveInt = 1
+    cpus_per_decoder: PositiveFloat = 1.0
+    gpus_per_decoder: NonNegativeFloat = 0.0
+    chunk_size: PositiveInt = 64
+    """Prompts handed to a decoder at a time."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
+    kv_cache_gib: PositiveFloat = 1.0
+    """Size of the key-value cache of a vLLM engine on a CPU."""
+    canary_tolerance: PositiveFloat = 0.05
+    """Largest difference (nats per token) between a decoder's and the trainer's log-probability of one response."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SelfPlayConfig:
+    """The loop, and the switches of its ablations."""
+
+    num_iterations: NonNegativeInt = 5
+    num_examples: PositiveInt = 2048
+    """Training examples drawn in each iteration."""
+    num_negatives: PositiveInt = 1
+    """Rejected titles per example; 2N beams are decoded to find them."""
+    negatives: Literal["self_play", "random"] = "self_play"
+    """``random`` is the ablation RN (and DPO with random negatives)."""
+    random_ratio: Share = 0.0
+    """Share of the self-play negatives that is replaced by uniformly drawn titles (section 5.4.1)."""
+    sft: bool = True
+    """False is the ablation noSFT."""
+    preference: bool = True
+    """False is the ablation noDPO."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class EvaluationConfig:
+    """What is measured after each policy."""
+
+    k: tuple[PositiveInt, ...] = (1, 5)
+    grounding: Literal["policy", "sentence"] = "policy"
+    """Embedding of titles: the policy's last hidden state, or a sentence-transformers model."""
+    sentence_model: str = "sentence-transformers/paraphrase-MiniLM-L3-v2"
+    num_genres: PositiveInt = 10
+    """Genres kept for MGU and DGU: the most popular in train, none a parent of another."""
+    base: bool = True
+    """Also measure the model without an adapter."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RunConfig:
+    """Everything a run depends on."""
+
+    name: str = "demo"
+    """The run's folder under ``output_dir``."""
+    output_dir: str = "runs"
+    seed: NonNegativeInt = 0
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    sft: PhaseConfig = PhaseConfig()
+    """The first SFT, that makes A_0."""
+    selfplay_sft: PhaseConfig = PhaseConfig(learning_rate=2e-5, num_epochs=1)
+    """The SFT inside an iteration."""
+    preference: PreferenceConfig = PreferenceConfig()
+    decoding: DecodingConfig = DecodingConfig()
+    selfplay: SelfPlayConfig = SelfPlayConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        """Check what sections demand of each other."""
+        if self.preference.loss == "dpo" and self.selfplay.num_negatives > 1:
+            raise ValueError(
+                f"selfplay.num_negatives={self.selfplay.num_negatives} needs preference.loss=softmax_dpo; "
+                "dpo takes one rejected title"
+            )
+        if self.data.source != "demo" and not self.data.path:
+            raise ValueError(f"data.source={self.data.source} needs data.path=FOLDER")
+        if abs(sum(self.data.split) - 1) > 1e-9:
+            raise ValueError(f"data.split={list(self.data.split)} must sum to 1")
+        if self.data.min_history > self.data.max_history:
+            raise ValueError("data.min_history must not exceed data.max_history")
+        if not self.name or "/" in self.name:
+            raise ValueError(f"name={self.name!r} must be a single folder name")
+        for section in ("sft", "selfplay_sft", "preference"):
+            phase = getattr(self, section)
+            if phase.global_batch_size % self.training.num_workers:
+                raise ValueError(
+                    f"{section}.global_batch_size={phase.global_batch_size} must be a multiple of "
+                    f"training.num_workers={self.training.num_workers}"
+                )
+        if self.model.scratch.hidden_size % (2 * self.model.scratch.num_heads):
+            raise ValueError("model.scratch.hidden_size must be a multiple of twice model.scratch.num_heads")
+        return self
+
+
+_ADAPTER = TypeAdapter(RunConfig)
+
+
+def load_config(arguments: Sequence[str]) -> RunConfig:
+    """The configuration of a command line: YAML files left to right, then ``section.key=value`` overrides.
+
+    Raises ConfigError naming the file or key and the remedy.
+    """
+    merged: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and not key.endswith((".yaml", ".yml")):
+            _merge(merged, _nested(key.strip(), _scalar(value)), source=argument)
+        else:
+            _merge(merged, _read_yaml(Path(argument)), source=argument)
+    return make_config(merged)
+
+
+def make_config(values: Mapping[str, Any]) -> RunConfig:
+    """A RunConfig of nested plain values; ConfigError names the first key that is wrong."""
+    try:
+        return _ADAPTER.validate_python(dict(values))
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def config_to_dict(config: RunConfig) -> dict[str, Any]:
+    """The configuration as nested plain values, ready for YAML or JSON."""
+    values: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
+    return values
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values under dotted keys.
+
+    >>> flatten({"sft": {"num_epochs": 4}})
+    {'sft.num_epochs': 4}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such configuration file; see configs/ for the shipped ones")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections with keys, found {type(values).__name__}")
+    return values
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        try:
+            return float(value)  # YAML reads 2e-5 as text
+        except ValueError:
+            return value
+    return value
+
+
+def _nested(dotted: str, value: Any) -> dict[str, Any]:
+    for key in reversed(dotted.split(".")):
+        value = {key: value}
+    result: dict[str, Any] = value
+    return result
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any], *, source: str) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value, source=source)
+        elif isinstance(into.get(key), dict):
+            raise ConfigError(f"{source}: {key} is a section; write {key}.<key>=value")
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _explain(error: ValidationError) -> str:
+    """One line for the first thing that is wrong."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    key = ".".join(location)
+    if first["type"] == "unexpected_keyword_argument":
+        section: Any = RunConfig
+        for part in location[:-1]:
+            section = _section_type(section, part)
+        known = [field.name for field in dataclasses.fields(section)]
+        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {'.'.join([*location[:-1], close[0]])}?" if close else f"known: {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}={first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _section_type(section: Any, name: str) -> Any:
+    types = {field.name: type(field.default) for field in dataclasses.fields(section)}
+    return types[name]

@@ -1,0 +1,1 @@
+"""Grounding, metrics and the report."""

@@ -1,0 +1,1 @@
+"""The SPRec algorithm, free of any framework."""

@@ -1,0 +1,1 @@
+"""Log-probabilities, losses and the training loop."""

@@ -1,0 +1,92 @@
+"""The values that cross a folder: frozen dataclasses, no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One raw catalogue entry. Several items may share a title; text alone cannot tell them apart."""
+
+    item_id: str
+    title: str
+    genres: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interaction:
+    """One user-item event. Events of a user are ordered by ``(timestamp, order)``; ``order`` is the raw row number."""
+
+    user_id: str
+    item_id: str
+    timestamp: float
+    order: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A history and the next item, as titles, oldest first.
+
+    ``Example(example_id="7:12", history=("Dune", "Emma"), target="Ulysses", timestamp=881250949.0)``
+    """
+
+    example_id: str
+    history: tuple[str, ...]
+    target: str
+    timestamp: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hypothesis:
+    """One decoded response.
+
+    ``text`` is what was generated, without the end-of-sequence token; ``logp`` is the sum of its token
+    log-probabilities in nats, end of sequence included when ``finished``.
+    """
+
+    text: str
+    logp: float
+    num_tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """The hypotheses decoded for one example, most probable first."""
+
+    example_id: str
+    hypotheses: tuple[Hypothesis, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferenceGroup:
+    """A chosen title and the titles it is preferred to, for one example: 1 + N responses to one prompt."""
+
+    example_id: str
+    history: tuple[str, ...]
+    chosen: str
+    rejected: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterCheckpoint:
+    """LoRA weights on disk (a PEFT folder). ``version`` is unique within a run and names the adapter in an engine."""
+
+    path: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalResult:
+    """The metrics of one policy on the test rows, with the counts behind them."""
+
+    label: str
+    """``base``, ``sft`` or ``iteration-0``."""
+    metrics: Mapping[str, float]
+    counts: Mapping[str, int]
+    top_items: tuple[tuple[str, int], ...] = ()
+    """The most recommended titles at k = 1 with their number of rows."""
+    genre_gaps: Mapping[str, float] = field(default_factory=dict)
+    """GP - GH per kept genre at k = 1."""
