@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sprec_ray.types import Hypothesis, Rollout
+
 Row = TypeVar("Row")
 
 MARKER = "_SUCCESS.json"
@@ -112,6 +114,14 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
             except (ValueError, TypeError) as error:
                 raise ArtifactError(f"{path}, line {number} is damaged ({error}); delete the folder and run again") from None
     return rows
+
+
+def read_rollouts(path: Path) -> list[Rollout]:
+    """The rollouts ``write_rows`` wrote."""
+    return [
+        dataclasses.replace(row, hypotheses=tuple(Hypothesis(**dict(values)) for values in row.hypotheses))  # type: ignore[call-overload]
+        for row in read_rows(path, Rollout)
+    ]
 
 
 def _frozen(value: Any) -> Any:

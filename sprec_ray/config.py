@@ -72,10 +72,10 @@ class ScratchConfig:
     vocab_size: Annotated[int, Field(ge=300)] = 3000
     hidden_size: PositiveInt = 192
     num_layers: PositiveInt = 4
-    num_heads: PositiveInt = 4
+    num_heads: PositiveInt = 6
     num_epochs: PositiveInt = 8
     learning_rate: PositiveFloat = 2e-3
-    """Peak of a one-cycle schedule."""
+    """Peak of linear warm-up over a tenth of the steps, then linear decay."""
     global_batch_size: PositiveInt = 16
     micro_batch_size: PositiveInt = 16
     seed: NonNegativeInt = 0
@@ -116,6 +116,8 @@ class TrainingConfig:
     cpus_per_worker: PositiveFloat = 1.0
     gpus_per_worker: NonNegativeFloat = 0.0
     """0 trains on the CPU (gloo); a share below 1 lets a decoder live on the same GPU."""
+    num_threads: NonNegativeInt = 0
+    """CPU threads of a worker; 0 shares all cores among the workers. Without effect on GPUs."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     max_grad_norm: PositiveFloat = 1.0
     weight_decay: NonNegativeFloat = 0.0

@@ -13,7 +13,8 @@ class TokenEncoder:
 
     Tokenizing apart makes training and decoding see the same ids at the seam, whatever a tokenizer would merge there.
     A prompt longer than ``max_prompt_tokens`` loses its oldest titles, never its instruction; how many prompts did
-    is in ``num_truncated_prompts``. A response longer than ``max_response_tokens`` loses its end and the closing EOS.
+    is in ``num_truncated_prompts``. A response longer than ``max_response_tokens`` loses its end and the closing EOS;
+    ``num_truncated_responses`` counts them.
     """
 
     def __init__(
@@ -22,7 +23,7 @@ class TokenEncoder:
         self.tokenizer = tokenizer
         self.template, self.noun = template, noun
         self.max_prompt_tokens, self.max_response_tokens = max_prompt_tokens, max_response_tokens
-        self.num_truncated_prompts = 0
+        self.num_truncated_prompts = self.num_truncated_responses = 0
 
     def prompt(self, history: Sequence[str]) -> list[int]:
         """The token ids of a history's prompt, beginning-of-sequence token first where the tokenizer has one."""
@@ -40,4 +41,6 @@ class TokenEncoder:
     def response(self, title: str) -> list[int]:
         """The token ids of a title's response, end-of-sequence token last."""
         ids: list[int] = self.tokenizer(render_response(title), add_special_tokens=False)["input_ids"]
-        return [*ids, self.tokenizer.eos_token_id][: self.max_response_tokens]
+        ids = [*ids, self.tokenizer.eos_token_id]
+        self.num_truncated_responses += len(ids) > self.max_response_tokens
+        return ids[: self.max_response_tokens]

@@ -1,1 +1,17 @@
-"""One reader per dataset."""
+"""One reader per kind of data; each takes the ``data`` section and returns a ``SourceData``."""
+
+from collections.abc import Callable
+
+from sprec_ray.config import DataConfig
+from sprec_ray.data.sources.demo import read_demo
+from sprec_ray.data.sources.huggingface import read_huggingface
+from sprec_ray.data.sources.movielens import read_movielens
+from sprec_ray.data.sources.source import SourceData
+from sprec_ray.data.sources.sprec import read_sprec
+
+SOURCES: dict[str, Callable[[DataConfig], SourceData]] = {
+    "demo": read_demo,
+    "sprec": read_sprec,
+    "movielens": read_movielens,
+    "huggingface": read_huggingface,
+}

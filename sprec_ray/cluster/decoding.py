@@ -1,0 +1,245 @@
+"""The pool of Ray actors that decode: alive for the run, adapters swapped by version, order restored."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import ray
+from tqdm import tqdm
+
+from sprec_ray.config import DecodingConfig
+from sprec_ray.decoding.decoder import Decoder, DecoderModel, make_decoder
+from sprec_ray.types import AdapterCheckpoint, Hypothesis, Rollout
+
+logger = logging.getLogger(__name__)
+
+PromptRow = tuple[str, Sequence[int]]
+"""An example's id and the token ids of its prompt."""
+
+_MAX_RESTARTS = 2
+"""How often a dead decoder is started again, and its chunk decoded again."""
+_CHUNKS_PER_DECODER = 2
+"""In flight: one is decoded, the next waits at the actor."""
+_LOG_EVERY_S = 10.0
+
+
+class DecodingError(RuntimeError):
+    """A decoder failed; the message is one line with the cause."""
+
+
+class DecoderActor:
+    """Hosts a ``Decoder`` in a Ray actor. Every call carries its adapter, so a restarted actor decodes with it too."""
+
+    def __init__(self, config: DecodingConfig, model: DecoderModel, *, seed: int) -> None:
+        import torch
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+        torch.set_num_threads(_num_threads(config))
+        self._decoder: Decoder = make_decoder(config, model, use_gpu=config.gpus_per_decoder > 0, seed=seed)
+        self._adapter: AdapterCheckpoint | None = None
+
+    def engine(self) -> str:
+        """The engine's name and version."""
+        return self._decoder.engine
+
+    def process_id(self) -> int:
+        """The operating system's id of the actor's process."""
+        return os.getpid()
+
+    def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
+        """Swap to the adapter unless it is the current one."""
+        if adapter != self._adapter:
+            self._adapter = None  # where a failed swap leaves the decoder
+            self._decoder.load_adapter(adapter)
+            self._adapter = adapter
+
+    def decode(
+        self,
+        adapter: AdapterCheckpoint | None,
+        prompts: Sequence[Sequence[int]],
+        *,
+        beam_width: int,
+        max_new_tokens: int,
+    ) -> list[tuple[Hypothesis, ...]]:
+        """The hypotheses of a chunk under the adapter."""
+        self.load_adapter(adapter)
+        return self._decoder.decode(prompts, beam_width=beam_width, max_new_tokens=max_new_tokens)
+
+    def score(self, adapter: AdapterCheckpoint | None, prompt: Sequence[int], response: Sequence[int]) -> float:
+        """The log-probability of a response under the adapter, in nats."""
+        self.load_adapter(adapter)
+        return self._decoder.score(prompt, response)
+
+
+class PendingDecode:
+    """Rollouts on their way; the caller may train meanwhile."""
+
+    def __init__(self, future: Future[list[Rollout]]) -> None:
+        self._future = future
+
+    def result(self) -> list[Rollout]:
+        """The rollouts in the order of the rows, waiting for them. Raises what the decoding raised."""
+        return self._future.result()
+
+
+class DecoderPool:
+    """``config.num_decoders`` decoders, started at once and alive until ``close``.
+
+    The constructor returns while the engines still start; the first call that needs them waits. Rollouts do not
+    depend on the number of decoders or the chunk size, up to float noise in their log-probabilities.
+    """
+
+    def __init__(self, config: DecodingConfig, model: DecoderModel, *, seed: int) -> None:
+        threads = str(_num_threads(config))
+        # Two engines that each take every core run slower than one.
+        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        actor_class = ray.remote(DecoderActor).options(
+            num_cpus=config.cpus_per_decoder,
+            num_gpus=config.gpus_per_decoder,
+            max_restarts=_MAX_RESTARTS,
+            max_task_retries=_MAX_RESTARTS,
+            runtime_env={"env_vars": environment},
+        )
+        self._chunk_size = config.chunk_size
+        self._actors: list[Any] = [actor_class.remote(config, model, seed=seed) for _ in range(config.num_decoders)]
+        self._adapter: AdapterCheckpoint | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoding")
+        self._closed = threading.Event()
+
+    def __enter__(self) -> DecoderPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def wait_ready(self) -> str:
+        """The engine's name and version, once every decoder has started."""
+        engines: list[str] = _get([actor.engine.remote() for actor in self._actors])
+        return engines[0]
+
+    def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
+        """Decode with this adapter from the next call on, or with the base model alone; waits until all swapped."""
+        _get([actor.load_adapter.remote(adapter) for actor in self._actors])
+        self._adapter = adapter
+
+    def decode(
+        self, rows: Sequence[PromptRow], *, beam_width: int, max_new_tokens: int, label: str = "decoding"
+    ) -> list[Rollout]:
+        """One rollout per row, in order, with the current adapter. ``label`` heads the progress bar."""
+        return self.start_decode(rows, beam_width=beam_width, max_new_tokens=max_new_tokens, label=label).result()
+
+    def start_decode(
+        self, rows: Sequence[PromptRow], *, beam_width: int, max_new_tokens: int, label: str = "decoding"
+    ) -> PendingDecode:
+        """Start ``decode`` with the adapter of this moment; several started are done one after the other."""
+        limits = {"beam_width": beam_width, "max_new_tokens": max_new_tokens}
+        return PendingDecode(self._thread.submit(self._decode, list(rows), self._adapter, limits, label))
+
+    def canary(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
+        """Each decoder's log-probability of a response under the current adapter, in nats."""
+        scores = [actor.score.remote(self._adapter, list(prompt), list(response)) for actor in self._actors]
+        logps: list[float] = _get(scores)
+        return logps
+
+    def close(self) -> None:
+        """Stop the decoders; a decode that is still pending fails."""
+        self._closed.set()
+        for actor in self._actors:
+            ray.kill(actor, no_restart=True)
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._actors = []
+
+    def _decode(
+        self, rows: list[PromptRow], adapter: AdapterCheckpoint | None, limits: dict[str, int], label: str
+    ) -> list[Rollout]:
+        rollouts: dict[int, Rollout] = {}
+        starts = iter(range(0, len(rows), self._chunk_size))
+        in_flight: dict[Any, tuple[int, Any]] = {}
+
+        def submit(actor: Any) -> None:
+            start = next(starts, None)
+            if start is not None:
+                prompts = [list(prompt) for _, prompt in rows[start : start + self._chunk_size]]
+                in_flight[actor.decode.remote(adapter, prompts, **limits)] = (start, actor)
+
+        for _ in range(_CHUNKS_PER_DECODER):
+            for actor in self._actors:
+                submit(actor)
+        progress = _Progress(label, len(rows))
+        try:
+            while in_flight and not self._closed.is_set():
+                done, _ = ray.wait(list(in_flight), timeout=1.0)
+                for reference in done:
+                    start, actor = in_flight.pop(reference)
+                    (chunk,) = _get([reference])
+                    for offset, hypotheses in enumerate(chunk):
+                        example_id, _ = rows[start + offset]
+                        rollouts[start + offset] = Rollout(example_id=example_id, hypotheses=hypotheses)
+                    progress.advance(len(chunk))
+                    submit(actor)
+        finally:
+            progress.close()
+            for reference in in_flight:  # only after a failure: what nobody will read need not run
+                ray.cancel(reference)
+        if self._closed.is_set():
+            raise DecodingError("the decoders were closed while rows were still to decode")
+        return [rollouts[row] for row in range(len(rows))]
+
+
+class _Progress:
+    """A bar on a terminal, a log line now and then elsewhere."""
+
+    def __init__(self, label: str, num_rows: int) -> None:
+        self._label, self._num_rows, self._num_done = label, num_rows, 0
+        self._bar = tqdm(
+            total=num_rows, desc=label, unit="prompt", disable=None, leave=False
+        )  # None: off without a tty
+        self._started_at = self._logged_at = time.monotonic()
+
+    def advance(self, num_rows: int) -> None:
+        self._num_done += num_rows
+        self._bar.update(num_rows)
+        now = time.monotonic()
+        if self._bar.disable and now - self._logged_at > _LOG_EVERY_S:
+            self._logged_at = now
+            rate = self._num_done / (now - self._started_at)
+            logger.info("%s: %d of %d prompts, %.1f/s", self._label, self._num_done, self._num_rows, rate)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _get(references: list[Any]) -> list[Any]:
+    """What the actors answered. A ValueError stays one, anything else is a DecodingError; both in one line."""
+    try:
+        return list(ray.get(references))
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        message = f"a decoder failed: {_one_line(cause)}"
+        raise (ValueError(message) if isinstance(cause, ValueError) else DecodingError(message)) from None
+    except ray.exceptions.RayActorError as error:
+        message = f"a decoder died and could not be started again: {_one_line(error)}"
+        raise DecodingError(message) from None
+
+
+def _one_line(error: BaseException) -> str:
+    """The last line says what happened: Ray puts a remote traceback before it."""
+    return next(_lines(str(error)), type(error).__name__)
+
+
+def _lines(text: str) -> Iterator[str]:
+    return (line.strip() for line in reversed(text.splitlines()) if line.strip())
+
+
+def _num_threads(config: DecodingConfig) -> int:
+    return max(1, int(config.cpus_per_decoder))

@@ -1,0 +1,113 @@
+"""Measures a policy's answers to the test rows, with embeddings computed by the training workers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sprec_ray.artifacts import Stage, write_json
+from sprec_ray.cluster.training import EmbedTask
+from sprec_ray.config import RunConfig
+from sprec_ray.data.catalog import Catalog
+from sprec_ray.data.prompts import render_prompt
+from sprec_ray.data.sequences import derive_rng
+from sprec_ray.evaluation.evaluate import EvaluationTask, evaluate_predictions, evaluate_ranking, rank_by_embedding
+from sprec_ray.evaluation.grounding import Embedder, sentence_embedder
+from sprec_ray.evaluation.metrics import kept_genres
+from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, Rollout
+
+RunEmbedding = Callable[[EmbedTask, str], dict[str, Any]]
+"""Runs an EmbedTask on the training workers under a label."""
+
+
+class Evaluator:
+    """The test rows, the catalogue and the way titles are embedded: the same for every policy of a run."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        catalog: Catalog,
+        train: Sequence[Example],
+        test: Sequence[Example],
+        model_path: str,
+        embed: RunEmbedding,
+    ) -> None:
+        self._config, self._catalog, self._test, self._model_path = config, catalog, test, model_path
+        self._run_embedding = embed
+        # A window's history is the earlier part of the same sequence: targets alone count every event about once.
+        self._popularity = Counter(example.target for example in train if example.target in catalog)
+        self._task = EvaluationTask(
+            targets=[example.target for example in test],
+            histories=[example.history for example in test],
+            catalog=catalog,
+            kept_genres=kept_genres(self._popularity, catalog.genres, num=config.evaluation.num_genres),
+            ks=tuple(min(k, len(catalog)) for k in config.evaluation.k),
+        )
+
+    def evaluate(
+        self, label: str, policy: AdapterCheckpoint | None, rollouts: Sequence[Rollout], stage: Stage
+    ) -> EvalResult:
+        """Ground the first hypothesis of every row and measure it.
+
+        ``predictions.json`` and ``grounded.json`` in the stage's folder are what ``jobs.score_predictions`` reads.
+        """
+        generated = [rollout.hypotheses[0].text for rollout in rollouts]
+        if self._config.evaluation.grounding == "sentence":
+            embed = sentence_embedder(self._config.evaluation.sentence_model)
+        else:
+            embed = self._policy_embedder(label, policy, stage.path)
+        ranking = rank_by_embedding(generated, self._task, embed)
+        data = self._config.data
+        write_json(
+            stage.path / "predictions.json",
+            [
+                {
+                    "input": render_prompt(example.history, template=data.template, noun=data.noun),
+                    "output": f'"{example.target}"',
+                    "predict": [text],
+                }
+                for example, text in zip(self._test, generated, strict=True)
+            ],
+        )
+        ranked = [[ranking.names[index] for index in row] for row in ranking.ranked_BK]
+        write_json(stage.path / "grounded.json", ranked)
+        return evaluate_ranking(label, ranking, self._task, generated=generated)
+
+    def baselines(self) -> list[EvalResult]:
+        """What the same rows give to the most popular titles and to random ones: below these nothing was learned."""
+        places = max(self._task.ks)
+        titles = self._catalog.titles
+        popular = sorted(titles, key=lambda title: -self._popularity[title])[:places]
+        rng = derive_rng(self._config.seed, "random baseline")
+        drawn = [[titles[index] for index in rng.permutation(len(titles))[:places]] for _ in self._test]
+        return [
+            evaluate_predictions("popularity", None, self._task, ranked_titles=[popular] * len(self._test)),
+            evaluate_predictions("random", None, self._task, ranked_titles=drawn),
+        ]
+
+    def _policy_embedder(self, label: str, policy: AdapterCheckpoint | None, folder: Path) -> Embedder:
+        def embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+            texts_path, out = folder / "texts.json", folder / "embeddings.npy"
+            texts_path.write_text(json.dumps(list(texts)), encoding="utf-8")
+            task = EmbedTask(
+                model_path=self._model_path,
+                dtype=self._config.model.dtype,
+                adapter=policy.path if policy else None,
+                lora=self._config.model.lora,
+                texts_path=str(texts_path),
+                out=str(out),
+            )
+            self._run_embedding(task, f"{label}: embedding")
+            vectors: npt.NDArray[np.float32] = np.load(out, allow_pickle=False)
+            texts_path.unlink()
+            out.unlink()
+            return vectors
+
+        return embed

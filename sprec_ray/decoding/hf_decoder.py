@@ -1,0 +1,142 @@
+"""The decoder on plain transformers and PEFT: the reference in tests, and the fallback where there is no vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
+
+from sprec_ray.decoding.decoder import DecoderModel
+from sprec_ray.decoding.lora import read_lora
+from sprec_ray.decoding.search import make_hypothesis
+from sprec_ray.types import AdapterCheckpoint, Hypothesis
+
+_MAX_SEQUENCES = 64
+"""Beams decoded together, at most."""
+_MAX_SCORE_BYTES = 2**30
+"""``generate`` keeps a [beams, vocabulary] table per new token to return a beam's score."""
+
+
+class TransformersDecoder:
+    """A ``Decoder`` over ``generate``. The adapter stays beside the base weights, as in training.
+
+    Nothing is merged: the base weights are never written, so any number of swaps leaves them bit for bit as loaded,
+    and in bfloat16 the log-probabilities round like the trainer's.
+    """
+
+    def __init__(self, model: DecoderModel, *, use_gpu: bool) -> None:
+        self.engine = f"transformers {transformers.__version__}"
+        self._limits = model
+        self._device = torch.device("cuda" if use_gpu else "cpu")
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+        self._model: Any = AutoModelForCausalLM.from_pretrained(
+            model.path, dtype=getattr(torch, model.dtype), trust_remote_code=model.trust_remote_code
+        )
+        self._model.to(self._device).eval()
+        # generate fills what a call leaves unset from the model's own generation_config: give it nothing to find.
+        self._model.generation_config = GenerationConfig()
+        self._shapes = {name: tuple(weight.shape) for name, weight in self._model.named_parameters()}
+        self._peft: Any = None
+
+    def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
+        """See ``Decoder.load_adapter``."""
+        if self._peft is not None:
+            self._model = self._peft.unload()  # puts the untouched base layers back
+            self._peft = None
+        if adapter is not None:
+            read_lora(adapter.path, self._shapes)  # PEFT only warns of tensors that it leaves out
+            self._peft = PeftModel.from_pretrained(self._model, adapter.path, is_trainable=False)
+            self._peft.eval()
+
+    def decode(
+        self, prompts: Sequence[Sequence[int]], *, beam_width: int, max_new_tokens: int
+    ) -> list[tuple[Hypothesis, ...]]:
+        """See ``Decoder.decode``."""
+        self._limits.check_request(prompts, beam_width=beam_width, max_new_tokens=max_new_tokens)
+        by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # alike lengths waste no padding
+        score_bytes = 4 * self._model.config.get_text_config().vocab_size * max_new_tokens
+        num_prompts = max(1, min(_MAX_SEQUENCES, _MAX_SCORE_BYTES // score_bytes) // beam_width)
+        decoded: dict[int, tuple[Hypothesis, ...]] = {}
+        for start in range(0, len(by_length), num_prompts):
+            rows = by_length[start : start + num_prompts]
+            batch = self._decode_batch([prompts[row] for row in rows], beam_width, max_new_tokens)
+            decoded.update(zip(rows, batch, strict=True))
+        return [decoded[row] for row in range(len(prompts))]
+
+    @torch.inference_mode()
+    def score(self, prompt: Sequence[int], response: Sequence[int]) -> float:
+        """See ``Decoder.score``."""
+        input_ids = torch.tensor([[*prompt, *response]], device=self._device)
+        logits = self._model(input_ids=input_ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+        logps = logits.float().log_softmax(-1)
+        return float(logps.gather(-1, input_ids[0, len(prompt) :, None]).sum())
+
+    def close(self) -> None:
+        """See ``Decoder.close``."""
+        self._model = self._peft = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _decode_batch(
+        self, prompts: Sequence[Sequence[int]], beam_width: int, max_new_tokens: int
+    ) -> list[tuple[Hypothesis, ...]]:
+        eos, pad = self._tokenizer.eos_token_id, self._tokenizer.pad_token_id
+        pad = eos if pad is None else pad
+        width = max(len(prompt) for prompt in prompts)
+        padded = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        recorder = _GreedyRecorder()
+        generated = self._model.generate(  # positions follow from the mask
+            input_ids=torch.tensor(padded, device=self._device),
+            attention_mask=torch.tensor(mask, device=self._device),
+            generation_config=GenerationConfig(
+                do_sample=False,
+                num_beams=beam_width,
+                num_return_sequences=beam_width,
+                length_penalty=0.0 if beam_width > 1 else None,
+                early_stopping="never" if beam_width > 1 else None,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=eos,
+                pad_token_id=pad,
+                return_dict_in_generate=True,
+                output_scores=beam_width > 1,
+            ),
+            logits_processor=LogitsProcessorList([recorder] if beam_width == 1 else []),
+        )
+        sequences = [_until(eos, row) for row in generated.sequences[:, width:].tolist()]
+        if beam_width > 1:
+            logps = generated.sequences_scores.tolist()
+        else:
+            table = torch.stack(recorder.logps, dim=1).tolist()
+            logps = [sum(row[: len(tokens)]) for row, tokens in zip(table, sequences, strict=True)]
+        found = [make_hypothesis(self._tokenizer, *beam) for beam in zip(sequences, logps, strict=True)]
+        return [
+            tuple(sorted(found[first : first + beam_width], key=lambda hypothesis: -hypothesis.logp))
+            for first in range(0, len(found), beam_width)
+        ]
+
+
+class _GreedyRecorder(LogitsProcessor):  # type: ignore[misc]
+    """Keeps the log-probability of each step's most probable token, which is the one greedy decoding takes."""
+
+    def __init__(self) -> None:
+        self.logps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.logps.append(scores.float().log_softmax(-1).amax(-1))
+        return scores
+
+
+def _until(eos: int, token_ids: list[int]) -> list[int]:
+    return token_ids[: token_ids.index(eos) + 1] if eos in token_ids else token_ids

@@ -1,0 +1,260 @@
+"""The decoder on vLLM: the only module that imports it."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from sprec_ray.config import DecodingConfig
+from sprec_ray.decoding.decoder import DecoderModel
+from sprec_ray.decoding.lora import LoraWeights, read_lora
+from sprec_ray.decoding.search import BeamSearch, make_hypothesis
+from sprec_ray.types import AdapterCheckpoint, Hypothesis
+
+logger = logging.getLogger(__name__)
+
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as ``max_lora_rank``."""
+_CPU_BLOCK_SIZE = 32
+"""Tokens per cache block. A beam's next token recomputes its last, partly filled block: vLLM's 128 on a CPU costs 64
+tokens per beam and step. CPU kernels want a multiple of 32."""
+
+
+class VllmDecoder:
+    """A ``Decoder`` over one in-process vLLM engine.
+
+    With ``merge_adapters`` (the way on a CPU, where vLLM's LoRA kernels are slow) an adapter becomes part of the
+    weights: every load reads the clean weights from the model's files again and adds the adapter to them, so nothing
+    drifts and no second copy stays in memory. Otherwise (on a GPU) requests carry the adapter, each version under its
+    own name, id and path. Either way the prefix cache is emptied: it holds keys and values of the previous adapter.
+    """
+
+    def __init__(
+        self, config: DecodingConfig, model: DecoderModel, *, use_gpu: bool, merge_adapters: bool, seed: int
+    ) -> None:
+        _set_environment()
+        import vllm
+
+        self.engine = f"vllm {vllm.__version__}"
+        self._limits = model
+        self._merge_adapters = merge_adapters
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+        self._eos: int = self._tokenizer.eos_token_id
+        config_of_model = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+        self._shapes = _parameter_shapes(config_of_model, trust_remote_code=model.trust_remote_code)
+        if not use_gpu:
+            _check_head_size(config_of_model)
+        self._adapter: AdapterCheckpoint | None = None
+        self._lora_request: Any = None
+        options: dict[str, Any] = (
+            {"gpu_memory_utilization": config.gpu_memory_utilization}
+            if use_gpu
+            else {"kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30), "block_size": _CPU_BLOCK_SIZE}
+        )
+        if not merge_adapters:
+            rank = next((rank for rank in _LORA_RANKS if rank >= model.lora_rank), None)
+            if rank is None:
+                raise ValueError(
+                    f"model.lora.rank={model.lora_rank} exceeds vLLM's largest, {_LORA_RANKS[-1]}; lower it"
+                )
+            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
+        self._llm: Any = vllm.LLM(
+            model.path,
+            dtype=model.dtype,
+            max_model_len=model.max_model_len,
+            max_logprobs=max(2 * model.max_beam_width, 1),
+            seed=seed,
+            skip_tokenizer_init=True,  # token ids in and out
+            generation_config="vllm",  # not the model's own: it may ask for sampling
+            trust_remote_code=model.trust_remote_code,
+            enforce_eager=True,
+            use_tqdm_on_load=False,
+            enable_prefix_caching=True,
+            **options,
+        )
+
+    def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
+        """See ``Decoder.load_adapter``."""
+        if adapter == self._adapter:
+            return
+        if adapter is None:
+            self._unload()
+            return
+        try:
+            lora = read_lora(adapter.path, self._shapes)
+            if self._merge_adapters:
+                self._merge(lora, adapter.path)
+            else:
+                self._request(lora, adapter)
+        except ValueError:
+            self._unload()
+            raise
+        self._adapter = adapter
+        self._forget_prefixes()
+
+    def decode(
+        self, prompts: Sequence[Sequence[int]], *, beam_width: int, max_new_tokens: int
+    ) -> list[tuple[Hypothesis, ...]]:
+        """See ``Decoder.decode``. All prompts are in the engine at once: hand over as many as there are."""
+        self._limits.check_request(prompts, beam_width=beam_width, max_new_tokens=max_new_tokens)
+        if beam_width == 1:
+            return self._decode_greedy(prompts, max_new_tokens)
+        searches = [
+            BeamSearch(beam_width=beam_width, max_new_tokens=max_new_tokens, eos_token_id=self._eos) for _ in prompts
+        ]
+        # One request per running beam and token: vLLM's prefix cache holds what it shares with the step before.
+        while any(search.running for search in searches):
+            requests = [
+                [*prompt, *beam.token_ids]
+                for prompt, search in zip(prompts, searches, strict=True)
+                for beam in search.running
+            ]
+            outputs = iter(self._generate(requests, max_tokens=1, logprobs=2 * beam_width, flat_logprobs=True))
+            for search in searches:
+                if search.running:
+                    flat = [next(outputs).outputs[0].logprobs for _ in search.running]
+                    search.advance([dict(zip(entry.token_ids, entry.logprobs, strict=True)) for entry in flat])
+        return [
+            tuple(make_hypothesis(self._tokenizer, beam.token_ids, beam.logp) for beam in search.finished)
+            for search in searches
+        ]
+
+    def score(self, prompt: Sequence[int], response: Sequence[int]) -> float:
+        """See ``Decoder.score``. The last token is scored as the next one: a full context needs no room after it."""
+        (output,) = self._generate(
+            [[*prompt, *response[:-1]]], max_tokens=1, prompt_logprobs=0, logprob_token_ids=[response[-1]]
+        )
+        scored = [*output.prompt_logprobs[len(prompt) :], output.outputs[0].logprobs[0]]
+        return float(sum(entry[token].logprob for entry, token in zip(scored, response, strict=True)))
+
+    def close(self) -> None:
+        """See ``Decoder.close``."""
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+            gc.collect()  # the engine holds itself in cycles
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _decode_greedy(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[tuple[Hypothesis, ...]]:
+        outputs = self._generate(prompts, max_tokens=max_new_tokens, logprobs=0)
+        return [
+            (make_hypothesis(self._tokenizer, output.outputs[0].token_ids, output.outputs[0].cumulative_logprob),)
+            for output in outputs
+        ]
+
+    def _generate(self, prompts: Sequence[Sequence[int]], **options: Any) -> list[Any]:
+        """VLLM's outputs in the order of the prompts, for greedy requests that stop at EOS."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            temperature=0.0,
+            stop_token_ids=[self._eos],
+            ignore_eos=True,  # the line above is the only stop: models list further tokens as EOS
+            detokenize=False,
+            skip_clone=True,
+            **options,
+        )
+        requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        outputs: list[Any] = self._llm.generate(requests, params, use_tqdm=False, lora_request=self._lora_request)
+        return outputs
+
+    def _merge(self, lora: LoraWeights, path: str) -> None:
+        self._adapter = AdapterCheckpoint(path=path, version=-1)  # from here on the weights are not the base's
+        (merged,) = self._llm.collective_rpc(_reload_weights, args=(lora,))
+        missing = sorted(set(lora.factors) - merged)
+        if missing:
+            raise ValueError(
+                f"{path}: the model's files hold no weight {missing[0]} ({len(missing)} in all); adapt other "
+                "modules, or set decoding.engine=transformers"
+            )
+
+    def _request(self, lora: LoraWeights, adapter: AdapterCheckpoint) -> None:
+        from vllm.lora.request import LoRARequest
+
+        if lora.rank > self._limits.lora_rank:
+            raise ValueError(
+                f"{adapter.path} has rank {lora.rank}, the decoder was started for {self._limits.lora_rank}; "
+                "set model.lora.rank to the larger"
+            )
+        self._unload()
+        request = LoRARequest(f"version-{adapter.version}", adapter.version + 1, adapter.path)  # ids start at 1
+        if not self._llm.llm_engine.add_lora(request):
+            raise ValueError(f"{adapter.path}: vLLM did not take the adapter; set decoding.engine=transformers")
+        self._lora_request = request
+
+    def _unload(self) -> None:
+        """Go back to the base model alone."""
+        if self._merge_adapters and self._adapter is not None:
+            self._llm.collective_rpc(_reload_weights, args=(None,))
+        if self._lora_request is not None:
+            self._llm.llm_engine.remove_lora(self._lora_request.lora_int_id)
+        self._adapter = self._lora_request = None
+        self._forget_prefixes()
+
+    def _forget_prefixes(self) -> None:
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM kept its prefix cache: a request is still running; start the decoder again")
+
+
+def _set_environment() -> None:
+    """What vLLM reads from the environment when it is imported; what a user has set stays."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = (
+        "0"  # the engine lives in this process, where weights can be handed over
+    )
+    for name, value in (
+        ("VLLM_LOGGING_LEVEL", "ERROR"),
+        ("VLLM_NO_USAGE_STATS", "1"),
+        ("DO_NOT_TRACK", "1"),
+        ("VLLM_CPU_OMP_THREADS_BIND", "nobind"),  # decoders share cores with trainers; OMP_NUM_THREADS says how many
+    ):
+        os.environ.setdefault(name, value)
+
+
+def _parameter_shapes(config: Any, *, trust_remote_code: bool) -> Mapping[str, tuple[int, ...]]:
+    """The model's parameters by name, from its configuration alone: what PEFT's names refer to."""
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return {name: tuple(weight.shape) for name, weight in skeleton.named_parameters()}
+
+
+def _check_head_size(config: Any) -> None:
+    """Raise ValueError for heads that vLLM's CPU attention cannot take: it would fail at the first prompt only."""
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    text = config.get_text_config()
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    supported = CPUAttentionBackend.get_supported_head_sizes()
+    if size not in supported:
+        raise ValueError(
+            f"vLLM on a CPU cannot attend with heads of size {size} (it can with {', '.join(map(str, supported))}); "
+            "choose another number of heads, or set decoding.engine=transformers"
+        )
+
+
+def _reload_weights(worker: Any, lora: LoraWeights | None) -> set[str]:
+    """Read the model's files into the running engine again, the adapter added; return the names it was added to.
+
+    vLLM's own reload runs its processing again: on a CPU the weights in use are packed copies for oneDNN, and writing
+    to the parameters would change nothing.
+    """
+    from vllm.model_executor.model_loader import get_model_loader
+
+    merged: set[str] = set()
+
+    def weights() -> Iterator[tuple[str, torch.Tensor]]:
+        loader = get_model_loader(worker.vllm_config.load_config)
+        for name, weight in loader.get_all_weights(worker.model_config, worker.get_model()):
+            if lora is not None and name in lora.factors:
+                merged.add(name)
+                weight = lora.merge(name, weight)
+            yield name, weight
+
+    worker.model_runner.reload_weights(weights_iterator=weights())
+    return merged

@@ -1,0 +1,183 @@
+"""Scores what a policy generated for the test rows: grounding, metrics, and the counts behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sprec_ray.data.catalog import Catalog
+from sprec_ray.data.prompts import parse_response
+from sprec_ray.evaluation.grounding import Embedder, ground_texts, text_to_ground
+from sprec_ray.evaluation.metrics import (
+    Floats,
+    GenreCounting,
+    Ints,
+    Recommendations,
+    Rows,
+    compute_metrics,
+    genre_gaps,
+    genre_weights,
+    recommendation_counts,
+)
+from sprec_ray.types import EvalResult
+
+NUM_TOP_ITEMS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationTask:
+    """What every policy of a run is measured on."""
+
+    targets: Sequence[str]
+    """The next title of each test row."""
+    histories: Sequence[Sequence[str]]
+    """The history titles of each test row; with repeats, as the users met them."""
+    catalog: Catalog
+    kept_genres: tuple[str, ...] = ()
+    """Without kept genres there are no MGU and DGU."""
+    ks: tuple[int, ...] = (1, 5)
+    rows: Rows = "all"
+    """``published`` drops rows with an unknown target where the published code does (see metrics.py)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """Ranked recommendations of every test row, as metrics.py reads them."""
+
+    ranked_BK: Ints
+    names: Sequence[str]
+    """The title of every index: the catalogue's, then those of recommendations outside it."""
+    counts: Mapping[str, int]
+
+
+def evaluate_predictions(
+    label: str,
+    generated: Sequence[str] | None,
+    task: EvaluationTask,
+    *,
+    embed: Embedder | None = None,
+    ranked_titles: Sequence[Sequence[str]] | None = None,
+) -> EvalResult:
+    """The metrics, counts, most recommended titles and genre gaps of one policy.
+
+    Give exactly one of ``embed``, which grounds ``generated``, and ``ranked_titles``, one list of titles per row, best
+    first. ``generated`` holds raw responses, or is None for a baseline that ranks items without generating text, which
+    then has no ``valid`` share.
+
+    Raises ValueError when the rows do not line up.
+    """
+    if (embed is None) == (ranked_titles is None):
+        raise ValueError("pass either embed= to ground the generated texts, or ranked_titles=")
+    for name, rows in (("histories", task.histories), ("generated", generated), ("ranked lists", ranked_titles)):
+        if rows is not None and len(rows) != len(task.targets):
+            raise ValueError(f"{len(rows)} {name} do not match {len(task.targets)} targets; both need one per test row")
+    if ranked_titles is not None:
+        ranking = rank_lists(ranked_titles, task)
+    elif generated is not None and embed is not None:
+        ranking = rank_by_embedding(generated, task, embed)
+    else:
+        raise ValueError("embed= grounds generated texts, and there are none")
+    return evaluate_ranking(label, ranking, task, generated=generated)
+
+
+def rank_by_embedding(generated: Sequence[str], task: EvaluationTask, embed: Embedder) -> Ranking:
+    """Raw responses, grounded: the nearest catalogue titles of each (see grounding.py)."""
+    texts = [text_to_ground(text) for text in generated]
+    ranked_BK = ground_texts(texts, task.catalog, embed, k=max(task.ks))
+    return Ranking(ranked_BK=ranked_BK, names=task.catalog.titles, counts={})
+
+
+def rank_lists(ranked_titles: Sequence[Sequence[str]], task: EvaluationTask) -> Ranking:
+    """Ready lists of titles, with what is odd about them counted.
+
+    A title outside the catalogue is a recommendation that never hits and has no genre; a place beyond a list's end
+    recommends nothing.
+    """
+    places, names = max(task.ks), list(task.catalog.titles)
+    kept = [titles[:places] for titles in ranked_titles]
+    foreign: dict[str, int] = {}
+    ranked_BK = np.full((len(kept), places), -1, dtype=np.int64)
+    for row, titles in enumerate(kept):
+        for place, title in enumerate(titles):
+            index = task.catalog.index_of(title)
+            ranked_BK[row, place] = foreign.setdefault(title, len(names) + len(foreign)) if index is None else index
+    counts = {
+        "num_short_lists": sum(len(titles) < places for titles in kept),
+        "num_lists_with_repeats": sum(len(set(titles)) < len(titles) for titles in kept),
+        "num_grounded_unknown": int((ranked_BK >= len(names)).sum()),
+    }
+    return Ranking(ranked_BK=ranked_BK, names=[*names, *foreign], counts=counts)
+
+
+def evaluate_ranking(
+    label: str, ranking: Ranking, task: EvaluationTask, *, generated: Sequence[str] | None = None
+) -> EvalResult:
+    """``evaluate_predictions`` for recommendations that are ranked already."""
+    given = recommendations(ranking.ranked_BK, task)
+    metrics = compute_metrics(given, task.ks, rows=task.rows)
+    counts = {"num_rows": len(task.targets)}
+    if generated is not None:
+        counts |= _count_generated(generated, task.catalog)
+        metrics["valid"] = counts["num_valid"] / len(generated) if generated else float("nan")
+    top = recommendation_counts(ranking.ranked_BK, k=1)[:NUM_TOP_ITEMS]
+    return EvalResult(
+        label=label,
+        metrics=metrics,
+        counts={**counts, **ranking.counts, **_count_rows(given, task)},
+        top_items=tuple((ranking.names[index], count) for index, count in top),
+        genre_gaps=_first_place_gaps(given, task),
+    )
+
+
+def recommendations(ranked_BK: Ints, task: EvaluationTask) -> Recommendations:
+    """Ranked catalogue indices, joined with the task's targets, histories and genres as indices and weights."""
+    history = [_index(task.catalog, title) for titles in task.histories for title in titles]
+    item_genres = [task.catalog.genres.get(title, ()) for title in task.catalog.titles]
+    countings: tuple[GenreCounting, ...] = ("split", "whole") if task.kept_genres else ()
+    weights: Mapping[GenreCounting, Floats] = {
+        counting: genre_weights(item_genres, task.kept_genres, counting=counting) for counting in countings
+    }
+    return Recommendations(
+        ranked_BK=ranked_BK,
+        targets_B=np.array([_index(task.catalog, title) for title in task.targets], dtype=np.int64),
+        history_H=np.array(history, dtype=np.int64),
+        weights_IG=weights,
+    )
+
+
+def _count_generated(generated: Sequence[str], catalog: Catalog) -> dict[str, int]:
+    parsed = [parse_response(text) for text in generated]
+    return {
+        "num_parse_failures": sum(title is None for title in parsed),
+        "num_in_catalog": sum(text_to_ground(text) in catalog for text in generated),
+        "num_valid": sum(title is not None and title in catalog for title in parsed),
+    }
+
+
+def _count_rows(given: Recommendations, task: EvaluationTask) -> dict[str, int]:
+    counts = {
+        "num_unknown_targets": int((given.targets_B < 0).sum()),
+        "num_history_items": len(given.history_H),
+        "num_unknown_history_items": int((given.history_H < 0).sum()),
+    }
+    known = given.targets_B[:, None] >= 0
+    for k in task.ks:
+        hits_BK = (given.ranked_BK[:, :k] == given.targets_B[:, None]) & known
+        counts[f"num_hits@{k}"] = int(hits_BK.any(axis=1).sum())
+        counts[f"num_distinct@{k}"] = len(recommendation_counts(given.ranked_BK, k=k))
+    return counts
+
+
+def _first_place_gaps(given: Recommendations, task: EvaluationTask) -> dict[str, float]:
+    if not task.kept_genres:
+        return {}
+    counted = given.known if task.rows == "published" else given
+    gaps_G = genre_gaps(counted.ranked_BK, given.history_H, given.weights_IG["split"], k=1)
+    return {genre: float(gap) for genre, gap in zip(task.kept_genres, gaps_G, strict=True)}
+
+
+def _index(catalog: Catalog, title: str) -> int:
+    index = catalog.index_of(title)
+    return -1 if index is None else index

@@ -1,0 +1,157 @@
+"""The table of results, once as text for a terminal and once as HTML, with the same columns."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sprec_ray.evaluation.markup import escape, note, number, table
+from sprec_ray.types import EvalResult
+
+DISPLAY_NAMES = {
+    "hr": "HR",
+    "ndcg": "NDCG",
+    "div_ratio": "DivRatio",
+    "or_ratio": "ORRatio",
+    "mgu": "MGU",
+    "dgu": "DGU",
+    "mgu_whole": "MGU (whole)",
+    "dgu_whole": "DGU (whole)",
+    "valid": "valid",
+}
+LOWER_IS_BETTER = {"or_ratio", "mgu", "dgu", "mgu_whole", "dgu_whole"}
+_POLICY = re.compile(r"base|sft|iteration-\d+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column: a metric at k; k = 0 for ``valid``, which has none."""
+
+    name: str
+    k: int = 0
+
+    @property
+    def key(self) -> str:
+        """The metric's key in ``EvalResult.metrics``."""
+        return f"{self.name}@{self.k}" if self.k else self.name
+
+    @property
+    def heading(self) -> str:
+        """The metric's name with an arrow that points to better."""
+        arrow = "↓" if self.name in LOWER_IS_BETTER else "↑"
+        return f"{DISPLAY_NAMES[self.name]}@{self.k} {arrow}" if self.k else f"{DISPLAY_NAMES[self.name]} {arrow}"
+
+
+def is_policy(result: EvalResult) -> bool:
+    """Whether a row is a policy of the run (base, sft, iteration-0 ...) and not a baseline beside it."""
+    return _POLICY.fullmatch(result.label) is not None
+
+
+def places(results: Sequence[EvalResult]) -> list[int]:
+    """Every k the results were measured at, ascending."""
+    return sorted({int(key.split("@")[1]) for result in results for key in result.metrics if "@" in key})
+
+
+def columns(results: Sequence[EvalResult]) -> list[Column]:
+    """HR and NDCG at the largest k, then DivRatio, ORRatio and MGU at every k, then valid; only what was measured."""
+    ks = places(results)
+    wanted = [Column(name=name, k=ks[-1]) for name in ("hr", "ndcg") if ks]
+    wanted += [Column(name=name, k=k) for name in ("div_ratio", "or_ratio", "mgu") for k in ks]
+    wanted.append(Column(name="valid"))
+    return [column for column in wanted if any(column.key in result.metrics for result in results)]
+
+
+def cell(result: EvalResult, column: Column) -> str:
+    """A value as text: HR with its standard error, valid in per cent."""
+    value = result.metrics.get(column.key)
+    if column.name == "valid" and value is not None and not math.isnan(value):
+        return f"{100 * value:.1f} %"
+    error = result.metrics.get(f"hr_se@{column.k}")
+    if column.name == "hr" and error is not None and not math.isnan(error):
+        return f"{number(value)} ± {error:.4f}"
+    return number(value)
+
+
+def best_labels(results: Sequence[EvalResult], column: Column) -> set[str]:
+    """The labels of the best trained policies; an untrained base and baselines are not compared.
+
+    A base model whose answers are noise has the best diversity, which says nothing.
+    """
+    values = {
+        result.label: result.metrics[column.key]
+        for result in results
+        if is_policy(result) and result.label != "base" and not math.isnan(result.metrics.get(column.key, math.nan))
+    }
+    if len(values) < 2:
+        return set()
+    best = min(values.values()) if column.name in LOWER_IS_BETTER else max(values.values())
+    return {label for label, value in values.items() if value == best}
+
+
+def format_table(results: Sequence[EvalResult]) -> str:
+    """The results as aligned plain text, one line per row; ``*`` marks the best trained policy of a column."""
+    shown = columns(results)
+    lines = [["", *(column.heading for column in shown)]]
+    for result in results:
+        marks = ["*" if result.label in best_labels(results, column) else " " for column in shown]
+        cells = [cell(result, column) + mark for column, mark in zip(shown, marks, strict=True)]
+        lines.append([_one_line(result.label), *cells])
+    widths = [max(len(line[index]) for line in lines) for index in range(len(shown) + 1)]
+    text = []
+    for line in lines:
+        cells = [part.rjust(width) for part, width in zip(line[1:], widths[1:], strict=True)]
+        text.append("  ".join([line[0].ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(text) + "\n"
+
+
+def results_table(results: Sequence[EvalResult]) -> str:
+    """The results as an HTML table, policies before baselines, with what its marks mean below."""
+    shown = columns(results)
+    rows = []
+    for result in sorted(results, key=lambda result: not is_policy(result)):
+        label = escape(result.label) if is_policy(result) else f'<span class="muted">{escape(result.label)}</span>'
+        cells = [
+            f'<strong class="best">{escape(cell(result, column))}</strong>'
+            if result.label in best_labels(results, column)
+            else escape(cell(result, column))
+            for column in shown
+        ]
+        rows.append([label, *cells])
+    legend = note(
+        "Best of the trained policies in bold; an untrained base and baselines are for orientation. ± is one standard "
+        "error of HR over the test rows. " + _accuracy_sentence(results)
+    )
+    return table(["policy", *(escape(column.heading) for column in shown)], rows, css="results") + legend
+
+
+def _accuracy_sentence(results: Sequence[EvalResult]) -> str:
+    """Which policies the standard error cannot tell from the best HR."""
+    ks = places(results)
+    trained = [result for result in results if is_policy(result) and result.label != "base"]
+    if not ks or len(trained) < 2 or any(f"hr_se@{ks[-1]}" not in result.metrics for result in trained):
+        return ""
+    best = max(trained, key=lambda result: result.metrics[f"hr@{ks[-1]}"])
+    close = [result.label for result in trained if result is not best and hr_differs(result, best, ks[-1]) is False]
+    if not close:
+        return f"The HR of {best.label} is more than two standard errors of the difference above every other."
+    return (
+        f"Within two standard errors of the best HR ({best.label}), so not told apart by {best.counts['num_rows']} "
+        f"test rows: {', '.join(close)}."
+    )
+
+
+def hr_differs(before: EvalResult, after: EvalResult, k: int) -> bool | None:
+    """Whether HR@k differs by more than two standard errors of the difference; None when it cannot be told.
+
+    The two share their test rows, so treating them as independent is, if anything, too careful.
+    """
+    values = [result.metrics.get(key, math.nan) for key in (f"hr@{k}", f"hr_se@{k}") for result in (before, after)]
+    if any(math.isnan(value) for value in values):
+        return None
+    return abs(values[1] - values[0]) > 2 * math.hypot(values[2], values[3])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,269 @@
+"""Scores a file of predictions in SPRec's format (arXiv 2412.09243) and writes the metrics with their counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sprec_ray.artifacts import write_json
+from sprec_ray.data.catalog import Catalog
+from sprec_ray.data.prompts import parse_response
+from sprec_ray.data.sources.files import find_file, read_json_rows, read_json_value
+from sprec_ray.data.sources.source import one_line
+from sprec_ray.data.sources.sprec import repair_mojibake, split_titles
+from sprec_ray.evaluation.evaluate import (
+    EvaluationTask,
+    Ranking,
+    evaluate_ranking,
+    rank_by_embedding,
+    rank_lists,
+    recommendations,
+)
+from sprec_ray.evaluation.grounding import Embedder, sentence_embedder, text_to_ground
+from sprec_ray.evaluation.metrics import NUM_OVER_RECOMMENDED, compute_metrics, recommendation_counts
+from sprec_ray.evaluation.report_tables import format_table
+from sprec_ray.types import EvalResult, Item
+
+USAGE = "predictions=FILE catalog=DIR [grounded=FILE] [embedding=MODEL_OR_PATH] [k=1,5] out=FILE"
+_KEYS = ("predictions", "catalog", "grounded", "embedding", "k", "out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """The rows of a prediction file, and what was odd about them."""
+
+    targets: tuple[str, ...]
+    histories: tuple[tuple[str, ...], ...]
+    generated: tuple[str, ...]
+    counts: Mapping[str, int]
+
+
+def score_predictions(arguments: Sequence[str]) -> str:
+    """Write ``out`` and return the same figures as text.
+
+    *predictions*: a JSON list or JSON lines of rows with ``input`` (the history as quoted titles), ``output`` (the
+    target) and ``predict`` (a list of generated texts, of which the first counts). *catalog*: a folder with
+    ``id2name.json`` and, for MGU and DGU, ``name2genre.json`` and ``genre_dict.json``, whose keys are the kept genres.
+    *grounded*: a JSON list with one list of titles per row, best first; replaces grounding. *embedding*: a folder of a
+    causal language model or the name of a sentence-transformers model, which ranks the catalogue by distance to the
+    generated title. Every file may be compressed as ``.gz``.
+
+    *out* holds each metric under its name (``hr@5`` ...; null where it is undefined), ``valid``, ``counts``,
+    ``most_recommended`` per k, ``genre_gaps`` (GP - GH at k = 1), ``published`` (the metrics whose denominators the
+    published code takes differently, its way) and ``notes``. Titles that are UTF-8 read as latin-1 are repaired where
+    the repaired title is in the catalogue.
+
+    Raises ValueError, in one line with the remedy, for everything a user can cause; files are checked before a model
+    is loaded.
+    """
+    options = _parse(arguments)
+    ks = _places(options.get("k", "1,5"))
+    out = Path(options["out"])
+    if out.is_dir():
+        raise ValueError(f"out={out} is a folder; name a file, for example out={out / 'metrics.json'}")
+    catalog, kept, notes = read_sprec_catalog(Path(options["catalog"]))
+    predictions = read_predictions(_file("predictions", options["predictions"]), catalog)
+    task = EvaluationTask(
+        targets=predictions.targets, histories=predictions.histories, catalog=catalog, kept_genres=kept, ks=ks
+    )
+    ranking = _rank(options, predictions, task)
+    result = evaluate_ranking("predictions", ranking, task, generated=predictions.generated)
+    published = compute_metrics(recommendations(ranking.ranked_BK, task), ks, rows="published")
+    write_json(out, _document(result, published, ranking, predictions, task, notes))
+    return format_table([result]) + "".join(f"{note}\n" for note in notes) + f"Written to {out}"
+
+
+def read_sprec_catalog(folder: Path) -> tuple[Catalog, tuple[str, ...], list[str]]:
+    """The catalogue, the kept genres (none when a genre file is missing) and notes on what is missing."""
+    if not folder.is_dir():
+        raise ValueError(f"catalog={folder} is not a folder; it must hold id2name.json (SPRec's eval/<dataset>)")
+    names = find_file(folder, "id2name.json")
+    if names is None:
+        raise ValueError(f"catalog={folder} holds no id2name.json[.gz]; pass SPRec's eval/<dataset> folder")
+    paths = {name: find_file(folder, name) for name in ("name2genre.json", "genre_dict.json")}
+    missing = [name for name, path in paths.items() if path is None]
+    tables = {name: _object(path) for name, path in paths.items() if path is not None}
+    genres = tables.get("name2genre.json", {})
+    catalog = Catalog.from_items(
+        Item(item_id=item_id, title=one_line(str(title)), genres=tuple(genres.get(title, ())))
+        for item_id, title in _object(names).items()
+    )
+    if not len(catalog):
+        raise ValueError(f"{names} lists no title; pass SPRec's eval/<dataset> folder")
+    if missing:
+        return catalog, (), [f"MGU and DGU are omitted: {folder} holds no {' and no '.join(missing)}."]
+    return catalog, tuple(tables["genre_dict.json"]), []
+
+
+def read_predictions(path: Path, catalog: Catalog) -> Predictions:
+    """The rows of a prediction file; ValueError names the row that has no ``input``, ``output`` or ``predict``."""
+    rows = read_json_rows(path, columns=("input", "output"))
+    targets, histories, generated = [], [], []
+    num_repaired = num_empty = num_several = 0
+
+    def resolve(title: str) -> str:
+        nonlocal num_repaired
+        resolved = _resolve(title, catalog)
+        num_repaired += resolved != title
+        return resolved
+
+    for number, row in enumerate(rows, start=1):
+        texts = row.get("predict")
+        texts = [texts] if isinstance(texts, str) else texts
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{path}, row {number}: 'predict' must be a list of texts; is this a prediction file?")
+        text = texts[0] if texts else ""
+        num_empty += not text.strip()
+        num_several += len(texts) > 1
+        quoted = row["input"][row["input"].find('"') + 1 : max(row["input"].rfind('"'), 0)]
+        histories.append(tuple(resolve(title) for title in split_titles(quoted, catalog.genres) if title))
+        output = row["output"].strip()
+        targets.append(resolve(parse_response(output) or output))
+        title = text_to_ground(text)
+        generated.append(text.replace(title, resolve(title), 1))
+    return Predictions(
+        targets=tuple(targets),
+        histories=tuple(histories),
+        generated=tuple(generated),
+        counts={
+            "num_empty_predictions": num_empty,
+            "num_rows_with_several_predictions": num_several,
+            "num_repaired_titles": num_repaired,
+        },
+    )
+
+
+def _parse(arguments: Sequence[str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in _KEYS or not value:
+            raise ValueError(f"{argument!r} is not an argument; usage: {USAGE}")
+        options[key] = value
+    for key in ("predictions", "catalog", "out"):
+        if key not in options:
+            raise ValueError(f"{key}= is missing; usage: {USAGE}")
+    if "grounded" in options and "embedding" in options:
+        raise ValueError("grounded= replaces grounding, so embedding= would do nothing; pass one of them")
+    return options
+
+
+def _places(text: str) -> tuple[int, ...]:
+    parts = text.strip("[]()").split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"k={text} must be whole numbers from 1, separated by commas, for example k=1,5")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def _file(key: str, name: str) -> Path:
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError(f"{key}={path} does not exist; name the file, with its .gz when it is compressed")
+    return path
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = read_json_value(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected one object, found {type(value).__name__}")
+    return value
+
+
+def _resolve(title: str, catalog: Catalog) -> str:
+    repaired = None if title in catalog else repair_mojibake(title)
+    return repaired if repaired is not None and repaired in catalog else title
+
+
+def _rank(options: Mapping[str, str], predictions: Predictions, task: EvaluationTask) -> Ranking:
+    if "grounded" in options:
+        return rank_lists(_read_lists(_file("grounded", options["grounded"]), predictions, task.catalog), task)
+    texts = [text_to_ground(text) for text in predictions.generated]
+    num_foreign = sum(text not in task.catalog for text in texts)
+    if max(task.ks) > len(task.catalog):
+        raise ValueError(f"k={max(task.ks)} exceeds the catalogue's {len(task.catalog)} titles; pass a smaller k")
+    if "embedding" in options:
+        return rank_by_embedding(predictions.generated, task, _load_embedder(options["embedding"]))
+    if num_foreign or max(task.ks) > 1:
+        raise ValueError(
+            f"{num_foreign} of {len(texts)} generated titles are not in the catalogue and k={max(task.ks)}, so texts "
+            "must be grounded: pass embedding=MODEL_OR_PATH, or grounded=FILE with a list of titles per row"
+        )
+    return rank_lists([[text] for text in texts], task)
+
+
+def _read_lists(path: Path, predictions: Predictions, catalog: Catalog) -> list[list[str]]:
+    lists = read_json_value(path)
+    if not isinstance(lists, list):
+        raise ValueError(f"{path}: expected a list with one list of titles per row, found {type(lists).__name__}")
+    if len(lists) != len(predictions.targets):
+        raise ValueError(
+            f"grounded={path} has {len(lists)} rows and the predictions have {len(predictions.targets)}; "
+            "both need one per test row"
+        )
+    for number, titles in enumerate(lists, start=1):
+        if not isinstance(titles, list) or not all(isinstance(title, str) for title in titles):
+            raise ValueError(f"{path}, row {number}: expected a list of titles")
+    return [[_resolve(title, catalog) for title in titles] for titles in lists]
+
+
+def _load_embedder(name: str) -> Embedder:
+    """A folder of a causal language model, else what sentence-transformers makes of the name."""
+    folder = Path(name)
+    load: Callable[[str], Embedder] = sentence_embedder
+    if (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
+        load = _causal_embedder
+    elif folder.is_dir() and not (folder / "modules.json").is_file():
+        raise ValueError(f"embedding={name} holds no config.json; pass the folder of a transformers model")
+    try:
+        return load(name)
+    except OSError as error:
+        raise ValueError(f"embedding={name} could not be loaded: {str(error).strip().splitlines()[0]}") from None
+
+
+def _causal_embedder(name: str) -> Embedder:
+    # Imported here: scoring ready lists needs neither torch nor transformers.
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from sprec_ray.evaluation.embedding import embed_texts
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).to(device)
+    return lambda texts: embed_texts(model, tokenizer, texts)
+
+
+def _document(
+    result: EvalResult,
+    published: Mapping[str, float],
+    ranking: Ranking,
+    predictions: Predictions,
+    task: EvaluationTask,
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    most_recommended = {
+        f"@{k}": [
+            {"title": ranking.names[index], "count": count}
+            for index, count in recommendation_counts(ranking.ranked_BK, k=k)[:NUM_OVER_RECOMMENDED]
+        ]
+        for k in task.ks
+    }
+    return {
+        **{name: _null(value) for name, value in result.metrics.items()},
+        "counts": {**result.counts, **predictions.counts, "num_catalog_titles": len(task.catalog)},
+        "most_recommended": most_recommended,
+        "genre_gaps": {genre: _null(gap) for genre, gap in result.genre_gaps.items()},
+        "published": {
+            name: _null(value)
+            for name, value in published.items()
+            if result.metrics[name] != value and not math.isnan(value)
+        },
+        "notes": list(notes),
+    }
+
+
+def _null(value: float) -> float | None:
+    return None if math.isnan(value) else value

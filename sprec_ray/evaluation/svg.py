@@ -1,0 +1,233 @@
+"""Small plots as inline SVG: lines, paired bars and a timeline. Colours come from the page's style sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sprec_ray.evaluation.markup import escape
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One line. NaN in ``points`` breaks it; ``errors`` draws a bar of that half height at each point."""
+
+    name: str
+    points: Sequence[Point]
+    errors: Sequence[float] = ()
+    markers: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axes:
+    """Size and decoration of a line plot, in pixels of its own coordinate system."""
+
+    width: int = 300
+    height: int = 170
+    x_ticks: Sequence[tuple[float, str]] = ()
+    separators: Sequence[float] = ()
+    """Vertical lines, between the phases of a run."""
+    references: Sequence[tuple[str, float]] = ()
+    """Dashed horizontal lines with a name: baselines."""
+    from_zero: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One bar of a timeline, in seconds."""
+
+    css: str
+    start_s: float
+    duration_s: float
+    hint: str = field(default="")
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About ``count`` round numbers that cover ``low`` to ``high``.
+
+    >>> ticks(0.0, 0.07)
+    [0.0, 0.02, 0.04, 0.06, 0.08]
+    """
+    if not high > low:
+        high = low + (abs(low) or 1.0)
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def line_plot(title: str, series: Sequence[Series], axes: Axes) -> str:
+    """A titled line plot as a ``figure`` element; without a finite point, an empty string."""
+    finite = [point for line in series for point in line.points if math.isfinite(point[1])]
+    if not finite:
+        return ""
+    y_ticks = ticks(*_value_range(series, axes))
+    left, right, top, bottom = 44, axes.width - (64 if axes.references else 10), 10, axes.height - 24
+    xs = [x for line in series for x, _ in line.points]
+    x_low, x_high = (min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 1, max(xs) + 1)
+    inset = 12 if any(line.markers for line in series) else 0
+
+    def place(x: float, y: float) -> Point:
+        return (
+            left + inset + (x - x_low) / (x_high - x_low) * (right - left - 2 * inset),
+            bottom - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (bottom - top),
+        )
+
+    parts = [_grid(y_ticks, place, left, right)]
+    parts += [
+        f'<line class="separator" x1="{place(x, 0)[0]:.1f}" x2="{place(x, 0)[0]:.1f}" y1="{top}" y2="{bottom}"/>'
+        for x in axes.separators
+    ]
+    parts += [
+        f'<text class="tick" text-anchor="middle" x="{place(x, 0)[0]:.1f}" y="{axes.height - 8}">{escape(label)}</text>'
+        for x, label in axes.x_ticks
+    ]
+    parts += _references(axes.references, place, left, right)
+    parts += [_line(line, index, place) for index, line in enumerate(series)]
+    return _figure(title, axes.width, axes.height, "".join(parts), [line.name for line in series])
+
+
+def paired_bars(title: str, names: tuple[str, str], rows: Sequence[tuple[str, float, float]]) -> str:
+    """Two horizontal bars per row around a common zero, as a ``figure``: before (paler) and after."""
+    values = [value for _, *pair in rows for value in pair if math.isfinite(value)]
+    if not values:
+        return ""
+    x_ticks = ticks(min(0.0, *values), max(0.0, *values), 5)
+    width, left, row_height = 860, 250, 30
+    height = len(rows) * row_height + 26
+
+    def place(value: float) -> float:
+        return left + (value - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (width - left - 20)
+
+    parts = [
+        f'<line class="{"axis" if value == 0 else "grid"}" x1="{place(value):.1f}" x2="{place(value):.1f}" y1="0" '
+        f'y2="{height - 22}"/><text class="tick" text-anchor="middle" x="{place(value):.1f}" y="{height - 8}">'
+        f"{f'{value:+g}' if value else '0'}</text>"
+        for value in x_ticks
+    ]
+    for index, (label, *pair) in enumerate(rows):
+        y = index * row_height
+        parts.append(
+            f'<text class="name" text-anchor="end" x="{left - 12}" y="{y + 18}">{escape(_cut(label, 40))}</text>'
+        )
+        for offset, (css, value) in enumerate(zip(("bar before", "bar after"), pair, strict=True)):
+            if math.isfinite(value):
+                x, span = min(place(0), place(value)), abs(place(value) - place(0))
+                parts.append(
+                    f'<rect class="{css}" x="{x:.1f}" y="{y + 4 + 11 * offset}" width="{max(span, 0.5):.1f}" '
+                    f'height="10" rx="1"><title>{escape(label)}: {value:+.4f}</title></rect>'
+                )
+    return _figure(title, width, height, "".join(parts), names, swatch="bars")
+
+
+def timeline(lanes: Sequence[tuple[str, Sequence[Bar]]], total_s: float) -> str:
+    """One row per lane with its bars from 0 to ``total_s`` seconds, as a ``figure``."""
+    if not lanes or total_s <= 0:
+        return ""
+    width, left, row_height = 960, 190, 20
+    height = len(lanes) * row_height + 24
+    marks = [value for value in ticks(0.0, total_s, 8) if value <= total_s]
+
+    def place(value: float) -> float:
+        return left + value / total_s * (width - left - 24)
+
+    parts = [
+        f'<line class="grid" x1="{place(value):.1f}" x2="{place(value):.1f}" y1="0" y2="{height - 20}"/>'
+        f'<text class="tick" text-anchor="middle" x="{place(value):.1f}" y="{height - 6}">{value:g} s</text>'
+        for value in marks
+    ]
+    for index, (label, bars) in enumerate(lanes):
+        y = index * row_height
+        parts.append(
+            f'<text class="name" text-anchor="end" x="{left - 10}" y="{y + 14}">{escape(_cut(label, 30))}</text>'
+        )
+        parts += [
+            f'<rect class="{escape(bar.css)}" x="{place(bar.start_s):.1f}" y="{y + 4}" height="13" rx="1.5" '
+            f'width="{max(bar.duration_s / total_s * (width - left - 24), 1):.1f}">'
+            f"<title>{escape(bar.hint)}</title></rect>"
+            for bar in bars
+        ]
+    return _figure("", width, height, "".join(parts), ())
+
+
+def _cut(label: str, most: int) -> str:
+    return label if len(label) <= most else label[: most - 1] + "…"
+
+
+def _value_range(series: Sequence[Series], axes: Axes) -> tuple[float, float]:
+    values = [value for _, value in axes.references if math.isfinite(value)]
+    for line in series:
+        errors = line.errors or [0.0] * len(line.points)
+        for (_, y), error in zip(line.points, errors, strict=True):
+            if math.isfinite(y):
+                half = error if math.isfinite(error) else 0.0
+                values += [y - half, y + half]
+    low, high = min(values), max(values)
+    return (min(0.0, low), max(0.0, high)) if axes.from_zero else (low, high)
+
+
+def _grid(y_ticks: Sequence[float], place: Callable[[float, float], Point], left: int, right: int) -> str:
+    parts = []
+    for value in y_ticks:
+        y = place(0, value)[1]
+        css = "axis" if value == 0 else "grid"
+        parts.append(
+            f'<line class="{css}" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="tick" text-anchor="end" x="{left - 6}" y="{y + 3.5:.1f}">{value:g}</text>'
+        )
+    return "".join(parts)
+
+
+def _references(
+    references: Sequence[tuple[str, float]], place: Callable[[float, float], Point], left: int, right: int
+) -> list[str]:
+    """Dashed lines from the top down, their names to the right of the plot, moved apart where they would touch."""
+    parts = []
+    label_y = -math.inf
+    for name, value in sorted(references, key=lambda reference: -reference[1]):
+        y = place(0, value)[1]
+        label_y = max(y + 3.5, label_y + 11)
+        parts.append(
+            f'<line class="reference" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="tick" x="{right + 5}" y="{label_y:.1f}">{escape(_cut(name, 11))}</text>'
+        )
+    return parts
+
+
+def _line(line: Series, index: int, place: Callable[[float, float], Point]) -> str:
+    css = f"s{index % 4}"
+    commands, pen = [], "M"
+    marks = []
+    for position, (x, y) in enumerate(line.points):
+        if not math.isfinite(y):
+            pen = "M"
+            continue
+        px, py = place(x, y)
+        commands.append(f"{pen}{px:.1f} {py:.1f}")
+        pen = "L"
+        if line.errors and math.isfinite(line.errors[position]):
+            low, high = place(x, y - line.errors[position])[1], place(x, y + line.errors[position])[1]
+            marks.append(f'<line class="error {css}" x1="{px:.1f}" x2="{px:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
+        if line.markers:
+            hint = f"{escape(line.name)}: {y:.4f}"
+            marks.append(f'<circle class="dot {css}" cx="{px:.1f}" cy="{py:.1f}" r="3"><title>{hint}</title></circle>')
+    return f'<path class="line {css}" d="{" ".join(commands)}"/>' + "".join(marks)
+
+
+def _figure(title: str, width: int, height: int, content: str, names: Sequence[str], swatch: str = "lines") -> str:
+    legend = ""
+    if len(names) > 1:
+        css = [f"s{index % 4}" if swatch == "lines" else ("before", "after")[index % 2] for index in range(len(names))]
+        entries = "".join(
+            f'<span><i class="swatch {c}"></i>{escape(name)}</span>' for c, name in zip(css, names, strict=True)
+        )
+        legend = f'<span class="legend">{entries}</span>'
+    caption = f"<figcaption>{escape(title)}{legend}</figcaption>" if title or legend else ""
+    return (
+        f'<figure>{caption}<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{content}</svg>'
+        "</figure>"
+    )

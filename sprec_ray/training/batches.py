@@ -1,0 +1,67 @@
+"""Which rows each worker sees at each step: a plan every worker computes alike, so that none has to be told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step: the rows of all workers, and this worker's micro-batches.
+
+    A row index of None pads a micro-batch count that other workers need; it is computed with weight 0.
+    """
+
+    rows: tuple[int, ...]
+    micro_batches: tuple[tuple[int | None, ...], ...]
+
+
+def accumulation(global_batch_size: int, micro_batch_size: int, world_size: int) -> int:
+    """Micro-batches per worker and step."""
+    per_worker = -(-global_batch_size // world_size)
+    return -(-per_worker // min(micro_batch_size, per_worker))
+
+
+def plan_steps(
+    lengths: Sequence[int],
+    *,
+    num_epochs: int,
+    global_batch_size: int,
+    micro_batch_size: int,
+    seed: int,
+    worker: tuple[int, int],
+) -> list[Step]:
+    """The steps of a phase for ``worker = (rank, world size)``.
+
+    Each epoch shuffles the rows with its own seed and cuts them into global batches, the last of which may be short.
+    Inside a global batch rows are sorted by length and dealt to the workers, so that all have equal work and little
+    padding; the loss is normalised over the global batch, so how it is dealt changes nothing but summation order.
+    """
+    rank, world_size = worker
+    num_micro = accumulation(global_batch_size, micro_batch_size, world_size)
+    steps = []
+    for epoch in range(num_epochs):
+        order = np.random.default_rng([seed, epoch]).permutation(len(lengths))
+        for start in range(0, len(order), global_batch_size):
+            rows = sorted((int(row) for row in order[start : start + global_batch_size]), key=lambda row: lengths[row])
+            mine: list[int | None] = list(rows[rank::world_size])
+            size = -(-max(len(mine), 1) // num_micro)
+            micro = [tuple(mine[first : first + size]) for first in range(0, len(mine), size)]
+            micro += [(None,)] * (num_micro - len(micro))
+            steps.append(Step(rows=tuple(rows), micro_batches=tuple(micro)))
+    return steps
+
+
+def learning_rate(step: int, num_steps: int, *, peak: float, num_warmup_steps: int) -> float:
+    """Linear warm-up to ``peak``, then linear decay towards 0; at most a tenth of the steps are warm-up.
+
+    >>> [round(learning_rate(step, 100, peak=1.0, num_warmup_steps=2), 2) for step in (0, 1, 2, 51, 99)]
+    [0.5, 1.0, 1.0, 0.5, 0.01]
+    """
+    warmup = min(num_warmup_steps, num_steps // 10)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (num_steps - step) / (num_steps - warmup)

@@ -1,0 +1,60 @@
+"""The DeepSpeed engine: the only module that imports deepspeed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import deepspeed
+import torch
+from torch import nn
+
+from sprec_ray.config import TrainingConfig
+
+
+def init_distributed(*, on_gpu: bool) -> None:
+    """Tell DeepSpeed about the process group that Ray Train has made."""
+    # Its shared-memory all-reduce for CPUs wants a C++ compiler at run time; an adapter's gradients are small.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", auto_mpi_discovery=False, verbose=False)
+
+
+def make_engine(
+    module: nn.Module, training: TrainingConfig, *, micro_batch_size: int, accumulation: int, device: torch.device
+) -> Any:
+    """A DeepSpeed engine over the module's trainable parameters, with AdamW and gradient clipping.
+
+    Call ``engine(batch)``, ``engine.backward(loss)`` and ``engine.step()``; gradients are averaged over workers and
+    over ``accumulation`` micro-batches. A bfloat16 model keeps its float32 adapter: gradients, communication and
+    optimizer state of the adapter are float32, so no loss scaling or master copy is needed.
+    """
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=0.0, weight_decay=training.weight_decay, fused=device.type == "cuda")
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": training.max_grad_norm,
+        "zero_optimization": {"stage": training.zero_stage, "contiguous_gradients": False},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
+    return engine
+
+
+def set_learning_rate(engine: Any, learning_rate: float) -> None:
+    """Set the rate of the next step."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+@contextmanager
+def whole_parameters(parameters: Sequence[nn.Parameter], *, write: bool = False) -> Iterator[None]:
+    """Parameters gathered from all workers inside the block (ZeRO stage 3); ``write`` sends rank 0's changes back."""
+    partitioned = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    if not partitioned:
+        yield
+        return
+    with deepspeed.zero.GatheredParameters(partitioned, modifier_rank=0 if write else None):
+        yield

@@ -1,0 +1,74 @@
+"""Log-probabilities of responses given their prompts: the one function behind SFT, preference training and scoring.
+
+Dimensions: R rows (one prompt + response each), T tokens, M response tokens of all rows, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringBatch:
+    """Right-padded rows of prompt + response.
+
+    ``response_mask_RT`` is True at response tokens: prompt ``[7, 8]`` and response ``[9, 2]`` padded to 5 give ids
+    ``[7, 8, 9, 2, 0]`` and response mask ``[F, F, T, T, F]``.
+    """
+
+    input_ids_RT: Tensor
+    attention_mask_RT: Tensor
+    response_mask_RT: Tensor
+
+    @property
+    def num_response_tokens_R(self) -> Tensor:
+        """Response tokens per row, [R]."""
+        return self.response_mask_RT.sum(1)
+
+
+def make_scoring_batch(rows: Sequence[tuple[Sequence[int], Sequence[int]]], *, device: torch.device) -> ScoringBatch:
+    """A batch of ``(prompt ids, response ids)`` rows. Raises ValueError for an empty prompt or response."""
+    length = max(len(prompt) + len(response) for prompt, response in rows)
+    input_ids = torch.zeros(len(rows), length, dtype=torch.long)
+    attention = torch.zeros(len(rows), length, dtype=torch.long)
+    is_response = torch.zeros(len(rows), length, dtype=torch.bool)
+    for row, (prompt, response) in enumerate(rows):
+        if not prompt or not response:
+            raise ValueError("a row needs at least one prompt token and one response token")
+        end = len(prompt) + len(response)
+        input_ids[row, :end] = torch.tensor([*prompt, *response])
+        attention[row, :end] = 1
+        is_response[row, len(prompt) : end] = True
+    return ScoringBatch(input_ids.to(device), attention.to(device), is_response.to(device))
+
+
+class ResponseScorer(nn.Module):
+    """A causal language model whose forward pass returns summed response log-probabilities.
+
+    The LM head runs at response positions only: logits are [M, V], never [R, T, V].
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: ScoringBatch) -> Tensor:
+        """Sum of response token log-probabilities per row, [R], float32, in nats."""
+        causal_lm: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        hidden_RTD = causal_lm.get_decoder()(
+            input_ids=batch.input_ids_RT, attention_mask=batch.attention_mask_RT, use_cache=False
+        ).last_hidden_state
+        predicted_RT = batch.response_mask_RT[:, 1:]  # the state at t predicts the token at t + 1
+        logits_MV = causal_lm.get_output_embeddings()(hidden_RTD[:, :-1][predicted_RT]).float()
+        softcap = getattr(causal_lm.config, "final_logit_softcapping", None)
+        if softcap is not None:
+            logits_MV = softcap * torch.tanh(logits_MV / softcap)
+        tokens_M = batch.input_ids_RT[:, 1:][predicted_RT]
+        logps_M = logits_MV.gather(1, tokens_M[:, None])[:, 0] - torch.logsumexp(logits_MV, dim=1)
+        logps_RT = torch.zeros(predicted_RT.shape, dtype=torch.float32, device=logits_MV.device)
+        return logps_RT.masked_scatter(predicted_RT, logps_M).sum(1)

@@ -1,0 +1,69 @@
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from sprec_ray.data.prompts import render_prompt, render_response
+from sprec_ray.data.tokens import TokenEncoder
+
+
+def make_tokenizer(*, bos: bool) -> PreTrainedTokenizerFast:
+    """One token per byte, so that lengths can be counted by hand."""
+    vocabulary = {byte: index for index, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>" if bos else None, eos_token="</s>")
+
+
+def make_encoder(*, bos: bool = False, max_prompt_tokens: int = 500, max_response_tokens: int = 50) -> TokenEncoder:
+    return TokenEncoder(
+        make_tokenizer(bos=bos),
+        template="short",
+        noun="book",
+        max_prompt_tokens=max_prompt_tokens,
+        max_response_tokens=max_response_tokens,
+    )
+
+
+def test_prompt_and_response_decode_to_their_text() -> None:
+    encoder = make_encoder()
+    history = ["Dune", 'A Child Called "It"', "Café\u2028Noir"]
+    text = encoder.tokenizer.decode(encoder.prompt(history) + encoder.response("Emma")[:-1])
+    assert text == render_prompt(history, template="short", noun="book") + render_response("Emma")
+
+
+def test_a_response_ends_with_end_of_sequence() -> None:
+    encoder = make_encoder()
+    assert encoder.response("Emma")[-1] == encoder.tokenizer.eos_token_id
+    assert len(encoder.response("Emma")) == len('"Emma"\n') + 1
+
+
+def test_a_prompt_starts_with_beginning_of_sequence_where_there_is_one() -> None:
+    encoder = make_encoder(bos=True)
+    assert encoder.prompt(["Dune"])[0] == encoder.tokenizer.bos_token_id
+    assert encoder.prompt(["Dune"])[1:] == make_encoder().prompt(["Dune"])
+
+
+def test_a_long_prompt_loses_its_oldest_titles_and_is_counted() -> None:
+    limit = len(render_prompt(["Emma", "Ulysses"], template="short", noun="book"))
+    encoder = make_encoder(max_prompt_tokens=limit)
+    assert encoder.prompt(["Dune", "Emma", "Ulysses"]) == encoder.prompt(["Emma", "Ulysses"])
+    assert encoder.num_truncated_prompts == 1
+
+
+@pytest.mark.parametrize("limit", [20, 21])
+def test_a_single_title_that_is_too_long_is_cut_in_the_middle(limit: int) -> None:
+    encoder = make_encoder(max_prompt_tokens=limit)
+    ids = encoder.prompt(["x" * 100])
+    assert len(ids) == limit
+    assert encoder.tokenizer.decode(ids).endswith("book:\n")
+    assert encoder.num_truncated_prompts == 1
+
+
+def test_an_empty_history_has_a_prompt() -> None:
+    encoder = make_encoder()
+    assert encoder.tokenizer.decode(encoder.prompt([])) == render_prompt([], template="short", noun="book")
+
+
+def test_a_long_response_is_cut() -> None:
+    assert len(make_encoder(max_response_tokens=5).response("A long title")) == 5

@@ -1,0 +1,13 @@
+"""The tiny model, built once per session."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_llama import TinyModel, build_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    torch.set_num_threads(1)  # on a busy machine more threads wait for each other a hundred times longer
+    return build_tiny_model(tmp_path_factory.mktemp("tiny"))

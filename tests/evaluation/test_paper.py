@@ -1,0 +1,32 @@
+"""The paper's settings and our differences from them."""
+
+import pytest
+
+from sprec_ray.config import RunConfig, config_to_dict, flatten, make_config
+from sprec_ray.evaluation.paper import PAPER_SETTINGS, differences_from_paper
+
+FLAT = flatten(config_to_dict(RunConfig()))
+
+
+def test_every_setting_is_a_key_of_the_configuration():
+    assert set(PAPER_SETTINGS) <= set(FLAT)
+
+
+def test_the_settings_make_a_valid_configuration():
+    nested: dict = {}
+    for key, value in PAPER_SETTINGS.items():
+        *sections, name = key.split(".")
+        section = nested
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = value
+    assert differences_from_paper(flatten(config_to_dict(make_config(nested)))) == []
+
+
+@pytest.mark.parametrize(("key", "ours"), [("preference.beta", 1.0), ("model.lora.target_modules", ["q_proj"])])
+def test_a_changed_setting_is_listed_with_both_values(key, ours):
+    assert (key, ours, PAPER_SETTINGS[key]) in differences_from_paper(FLAT | {key: ours})
+
+
+def test_tuples_equal_lists_and_absent_keys_are_not_compared():
+    assert differences_from_paper({"data.split": (0.8, 0.1, 0.1), "name": "x"}) == []
