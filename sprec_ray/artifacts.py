@@ -30,7 +30,7 @@ class Stage:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the stage ran to its end. Raises ArtifactError when a finished stage has lost a file or a part of one."""
+        """Whether the stage ran to its end. Raises ArtifactError when it did and a file is missing or truncated."""
         marker = self.path / MARKER
         if not marker.exists():
             return False
@@ -112,7 +112,9 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
             try:
                 rows.append(row_type(**{key: _frozen(value) for key, value in json.loads(line).items()}))
             except (ValueError, TypeError) as error:
-                raise ArtifactError(f"{path}, line {number} is damaged ({error}); delete the folder and run again") from None
+                raise ArtifactError(
+                    f"{path}, line {number} is damaged ({error}); delete {path.parent} and run again"
+                ) from None
     return rows
 
 

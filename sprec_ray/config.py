@@ -1,4 +1,4 @@
-"""The configuration of a run: one frozen, typed ``RunConfig``; defaults, then YAML files, then ``section.key=value``."""
+"""The configuration of a run: a frozen, typed ``RunConfig``; defaults, then YAML files, then ``section.key=value``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DemoDataConfig:
     """The generated catalogue and users of the embedded default."""
 
     num_items: Annotated[int, Field(ge=50)] = 400
-    num_users: PositiveInt = 400
+    num_users: PositiveInt = 1200
     seed: NonNegativeInt = 0
     """Independent of the run's seed: runs with other seeds train on the same data."""
 
@@ -98,7 +98,7 @@ class ModelConfig:
     """The language model under the adapter."""
 
     name_or_path: str = "scratch"
-    """A folder, the name of a model on the hub, or ``scratch`` to pre-train the small Llama on the training examples."""
+    """A folder, a model on the hub, or ``scratch`` to pre-train the small Llama on the training examples."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_prompt_tokens: PositiveInt = 480
     max_response_tokens: PositiveInt = 48

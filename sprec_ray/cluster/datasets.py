@@ -14,8 +14,8 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from sprec_ray.artifacts import ArtifactError, Stage, write_json, write_rows
-from sprec_ray.config import DataConfig, RunConfig
+from sprec_ray.artifacts import write_json, write_rows
+from sprec_ray.config import DataConfig
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.sequences import Event, chronological_split, sample_examples, user_windows
 from sprec_ray.data.sources import SOURCES
@@ -36,25 +36,6 @@ _WINDOWS = pa.schema(
         ("timestamp", pa.float64()),
     ]
 )
-
-
-def prepare_run_data(config: RunConfig) -> dict[str, int]:
-    """Write the data of a run into its folder without starting the run, and return the counts; starts Ray if need be.
-
-    The stage is left without a marker, so that a run, which knows its whole configuration, makes its data itself.
-    Raises ArtifactError when the folder already belongs to a run.
-    """
-    stage = Stage(Path(config.output_dir).expanduser() / config.name / "data")
-    if stage.is_finished:
-        raise ArtifactError(f"{stage.path} belongs to a run; choose another name=")
-    started_here = not ray.is_initialized()
-    if started_here:
-        ray.init(include_dashboard=False, logging_level=logging.WARNING)
-    try:
-        return prepare_data(config.data, seed=config.seed, out=stage.start().path)
-    finally:
-        if started_here:
-            ray.shutdown()
 
 
 def prepare_data(config: DataConfig, *, seed: int, out: Path, num_blocks: int | None = None) -> dict[str, int]:

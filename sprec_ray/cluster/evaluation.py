@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sprec_ray.artifacts import Stage, write_json
-from sprec_ray.cluster.training import EmbedTask
+from sprec_ray.cluster.worker import EmbedTask
 from sprec_ray.config import RunConfig
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import render_prompt

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,17 +12,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sprec_ray import __version__
-from sprec_ray.artifacts import Stage, read_json, read_rollouts, read_rows, write_json, write_rows
+from sprec_ray.artifacts import Stage, read_json, read_rollouts, read_rows, write_rows
 from sprec_ray.cluster.datasets import prepare_data
-from sprec_ray.cluster.decoding import DecoderPool, DecodingError, PendingDecode
+from sprec_ray.cluster.decoding import PendingDecode
+from sprec_ray.cluster.engines import Engines
 from sprec_ray.cluster.evaluation import Evaluator
-from sprec_ray.cluster.training import TextSettings, TrainingSession, TrainTask
-from sprec_ray.config import ConfigError, PhaseConfig, PreferenceConfig, RunConfig, config_to_dict
+from sprec_ray.cluster.language_model import pretrained_model
+from sprec_ray.cluster.timeline import Clock
+from sprec_ray.config import ConfigError, PhaseConfig, PreferenceConfig, RunConfig
 from sprec_ray.data.catalog import Catalog
-from sprec_ray.data.prompts import parse_response, render_prompt, render_response
+from sprec_ray.data.prompts import parse_response
 from sprec_ray.data.sequences import derive_rng
-from sprec_ray.decoding.decoder import DecoderModel
 from sprec_ray.selfplay.negatives import mix_random, random_groups, self_play_groups
 from sprec_ray.training.phase import Phase
 from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, PreferenceGroup, Rollout
@@ -33,46 +30,14 @@ from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, PreferenceGr
 logger = logging.getLogger(__name__)
 
 
-class Clock:
-    """The timeline of a run: every span that is over is a line of a file, so that a crash loses none."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.Lock()
-
-    def add(self, name: str, kind: str, start: float, duration: float) -> None:
-        """Keep a span; ``start`` and ``duration`` are seconds, ``start`` since the epoch."""
-        line = json.dumps({"name": name, "kind": kind, "start": start, "duration": duration})
-        with self._lock, self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
-    @contextmanager
-    def span(self, name: str, kind: str) -> Iterator[None]:
-        """Time the block."""
-        start = time.time()
-        try:
-            yield
-        finally:
-            self.add(name, kind, start, time.time() - start)
-
-
 class RayStages:
-    """The ``Stages`` of ``selfplay.loop``. Engines are launched when a stage first needs them, and live until ``close``."""
+    """The ``Stages`` of ``selfplay.loop``, as folders of the run directory."""
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
-        self.clock = Clock(folder / "timeline.jsonl")
-        self.engine = ""
+        self.clock = Clock(folder)
+        self.engines = Engines(config, folder, self.clock)
         self._evaluations = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
-        self._decoding_lock = threading.Lock()
-        self._canaries: dict[int, dict[str, Any]] = {}
-        self._text = TextSettings(
-            template=config.data.template,
-            noun=config.data.noun,
-            max_prompt_tokens=config.model.max_prompt_tokens,
-            max_response_tokens=config.model.max_response_tokens,
-        )
-
-    # What every stage needs -------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Make the examples and the language model: what the loop starts from. Raises ConfigError for bad settings."""
@@ -103,86 +68,13 @@ class RayStages:
         return read_rows(self.folder / "data" / "test.jsonl", Example)
 
     @cached_property
-    def _session(self) -> TrainingSession:
-        return TrainingSession(self.config.training, storage=self.folder / "ray-train")
-
-    @cached_property
-    def _pool(self) -> DecoderPool:
-        model = self.config.model
-        start = time.time()
-        pool = DecoderPool(
-            self.config.decoding,
-            DecoderModel(
-                path=self.model_path,
-                dtype=model.dtype,
-                max_model_len=model.max_prompt_tokens + model.max_response_tokens,
-                max_beam_width=2 * self.config.selfplay.num_negatives,
-                lora_rank=model.lora.rank,
-                trust_remote_code=model.trust_remote_code,
-            ),
-            seed=self.config.seed,
-        )
-        self.engine = pool.wait_ready()
-        self.clock.add("decoders", "launch", start, time.time() - start)
-        return pool
-
-    @cached_property
-    def _encoder(self) -> Any:
-        from transformers import AutoTokenizer
-
-        return self._text.encoder(AutoTokenizer.from_pretrained(self.model_path))
-
-    @cached_property
     def model_path(self) -> str:
-        """The folder or hub name of the language model; the small Llama is pre-trained here and cached across runs."""
+        """The folder or hub name of the language model."""
         if self.config.model.name_or_path != "scratch":
             return self.config.model.name_or_path
-        stage = Stage(self.folder.parent / "cache" / f"model-{self._scratch_key()}")
-        if not stage.is_finished:
-            with self._stage(stage, "pre-training") as summary:
-                summary.update(self._pretrain(stage))
-        return str(stage.path)
-
-    def _scratch_key(self) -> str:
-        """What the pre-trained model depends on, so that runs share it exactly when they may."""
-        content = hashlib.sha256((self.folder / "data" / "train.jsonl").read_bytes())
-        content.update((self.folder / "data" / "catalog.json").read_bytes())
-        settings = {**config_to_dict(self.config)["model"]["scratch"], **dataclasses.asdict(self._text)}
-        content.update(json.dumps([settings, self.config.training.num_workers, __version__], sort_keys=True).encode())
-        return content.hexdigest()[:16]
-
-    def _pretrain(self, stage: Stage) -> dict[str, Any]:
-        from sprec_ray.training.scratch import write_untrained_model
-
-        scratch, examples = self.config.model.scratch, self.train_examples
-        prompts = (
-            render_prompt(example.history, template=self._text.template, noun=self._text.noun)
-            + render_response(example.target)
-            for example in examples
+        return pretrained_model(
+            self.config, self.folder.parent / "cache", self.engines, train=self.train_examples, catalog=self.catalog
         )
-        texts = [*map(render_response, self.catalog.titles), *prompts]
-        model = self.config.model
-        untrained = stage.path / "untrained"
-        write_untrained_model(
-            untrained, texts, scratch, max_positions=model.max_prompt_tokens + model.max_response_tokens
-        )
-        num_steps = scratch.num_epochs * -(-len(examples) // scratch.global_batch_size)
-        phase = Phase(
-            model_path=str(untrained),
-            dtype="float32",
-            out=str(stage.path),
-            seed=scratch.seed,
-            training=self.config.training,
-            optimization=PhaseConfig(
-                learning_rate=scratch.learning_rate,
-                num_epochs=scratch.num_epochs,
-                global_batch_size=scratch.global_batch_size,
-                micro_batch_size=scratch.micro_batch_size,
-                num_warmup_steps=num_steps // 10,
-            ),
-        )
-        rows = [_as_group(example) for example in examples]
-        return self._train(stage, phase, rows, "pre-training", whole_text=True)
 
     @contextmanager
     def _stage(self, stage: Stage, name: str) -> Iterator[dict[str, Any]]:
@@ -217,7 +109,7 @@ class RayStages:
             return lambda: _by_example(read_rollouts(stage.path / "rollouts.jsonl"))
         start = time.time()
         width = 2 * self.config.selfplay.num_negatives
-        pending = self.decode(policy, examples, beam_width=width, label=f"iteration {iteration}: decoding")
+        pending = self._decode(policy, examples, beam_width=width, label=f"iteration {iteration}: decoding")
 
         def finish() -> dict[str, Rollout]:
             rollouts = pending.result()
@@ -255,6 +147,8 @@ class RayStages:
                 titles=frozenset(titles),
             )
             groups = mix_random(groups, ratio=selfplay.random_ratio, titles=titles, rng=rng)
+        if counts.get("top_equal_to_target", 0) > 0.5 * len(examples):
+            logger.warning("iteration %d: more than half of the policy's first answers are the targets", iteration)
         if not groups:
             raise RuntimeError(
                 f"iteration {iteration}: none of the {counts.get('beams', 0)} beams was a usable negative "
@@ -278,7 +172,7 @@ class RayStages:
         if not stage.is_finished:
             phase = self._phase(stage, self.config.preference, init, reference)
             with self._stage(stage, name) as summary:
-                summary.update(self._train(stage, phase, groups, name))
+                summary.update(self.engines.train(stage, phase, groups, name))
         return self._adapter(stage, version)
 
     def evaluate(self, label: str, policy: AdapterCheckpoint | None) -> Callable[[], EvalResult]:
@@ -286,8 +180,7 @@ class RayStages:
         stage = Stage(self.folder / "evaluations" / label)
         if stage.is_finished:
             return lambda: EvalResult(**stage.summary["result"])
-        # The engines are made here, not in the thread, so that they are made once.
-        _ = self._pool, self._session
+        self.engines.start(self.model_path)  # here, not in the thread, so that it is done once
         return self._evaluations.submit(self._evaluate, stage, label, policy).result
 
     # How they are done ------------------------------------------------------------------------------------------
@@ -301,7 +194,7 @@ class RayStages:
         if not stage.is_finished:
             phase = self._phase(stage, self.config.sft if init is None else self.config.selfplay_sft, init, None)
             with self._stage(stage, name) as summary:
-                summary.update(self._train(stage, phase, [_as_group(example) for example in examples], name))
+                summary.update(self.engines.train(stage, phase, [_as_group(example) for example in examples], name))
         return self._adapter(stage, version)
 
     def _phase(
@@ -324,59 +217,25 @@ class RayStages:
             trust_remote_code=self.config.model.trust_remote_code,
         )
 
-    def _train(
-        self, stage: Stage, phase: Phase, groups: Sequence[PreferenceGroup], name: str, *, whole_text: bool = False
-    ) -> dict[str, Any]:
-        write_rows(stage.path / "rows.jsonl", groups)
-        task = TrainTask(phase=phase, rows_path=str(stage.path / "rows.jsonl"), text=self._text, whole_text=whole_text)
-        start = time.time()
-        summary = self._session.run(task, label=name)
-        launched = self._session.take_launch()
-        if launched is not None:
-            self.clock.add("training workers", "launch", *launched)
-        elapsed = time.time() - max(start, sum(launched) if launched else start)
-        load_s = max(0.0, elapsed - summary["compute_s"])
-        self.clock.add(name, "load", time.time() - elapsed, load_s)
-        self.clock.add(name, "compute", time.time() - summary["compute_s"], summary["compute_s"])
-        write_json(stage.path / "steps.json", summary.pop("steps"))
-        return summary
-
     def _adapter(self, stage: Stage, version: int) -> AdapterCheckpoint:
-        self._canaries[version] = stage.summary["canary"]
-        return AdapterCheckpoint(path=str(stage.path), version=version)
+        adapter = AdapterCheckpoint(path=str(stage.path), version=version)
+        self.engines.remember_canary(adapter, stage.summary["canary"])
+        return adapter
 
-    def decode(
+    def _decode(
         self, policy: AdapterCheckpoint | None, examples: Sequence[Example], *, beam_width: int, label: str
     ) -> PendingDecode:
-        """Begin to decode the examples' prompts under a policy, once the decoders prove that they hold it."""
-        rows = [(example.example_id, self._encoder.prompt(example.history)) for example in examples]
-        with self._decoding_lock:
-            self._pool.load_adapter(policy)
-            if policy is not None:
-                self._check_canary(policy)
-            return self._pool.start_decode(
-                rows, beam_width=beam_width, max_new_tokens=self.config.model.max_response_tokens, label=label
-            )
-
-    def _check_canary(self, policy: AdapterCheckpoint) -> None:
-        """An adapter that is silently not applied is a known failure of engines: compare one log-probability."""
-        canary = self._canaries[policy.version]
-        for logp in self._pool.canary(canary["prompt"], canary["response"]):
-            difference = abs(logp - canary["logp"]) / len(canary["response"])
-            if not difference <= self.config.decoding.canary_tolerance:
-                raise DecodingError(
-                    f"a decoder gives a response {logp:.3f} nats where the trainer gave {canary['logp']:.3f} with the "
-                    f"same adapter {policy.path}: it does not hold this adapter. If dtypes differ, raise "
-                    "decoding.canary_tolerance"
-                )
+        return self.engines.decode(policy, examples, self.model_path, beam_width=beam_width, label=label)
 
     def _evaluate(self, stage: Stage, label: str, policy: AdapterCheckpoint | None) -> EvalResult:
         start = time.time()
-        rollouts = self.decode(policy, self.test_examples, beam_width=1, label=f"{label}: test rows").result()
+        rollouts = self._decode(policy, self.test_examples, beam_width=1, label=f"{label}: test rows").result()
         self.clock.add(f"{label}: test rows", "decode", start, time.time() - start)
         with self.clock.span(f"{label}: grounding", "evaluate"), self._stage(stage, f"{label}: evaluation") as summary:
             result = self.evaluator.evaluate(label, policy, rollouts, stage)
-            summary.update(result=dataclasses.asdict(result))
+            summary.update(result=dataclasses.asdict(result), engine=self.engines.decoder_name)
+        if policy is not None and result.metrics["valid"] < 0.9:
+            logger.warning("%s: only %.1f %% of the answers are titles", label, 100 * result.metrics["valid"])
         return result
 
     @cached_property
@@ -388,7 +247,7 @@ class RayStages:
             train=self.train_examples,
             test=self.test_examples,
             model_path=self.model_path,
-            embed=lambda task, label: self._session.run(task, label=label),
+            embed=self.engines.embed,
         )
 
     def counts(self) -> dict[str, int]:
@@ -396,12 +255,15 @@ class RayStages:
         counts: dict[str, int] = read_json(self.folder / "data" / "counts.json")
         return counts
 
+    def decoding_engine(self) -> str:
+        """Name and version of the engine that decoded the test rows."""
+        name: str = Stage(self.folder / "evaluations" / "sft").summary["engine"]
+        return name
+
     def close(self) -> None:
         """Stop the engines that were started."""
         self._evaluations.shutdown(wait=False, cancel_futures=True)
-        for name in ("_pool", "_session"):
-            if name in self.__dict__:
-                self.__dict__[name].close()
+        self.engines.close()
 
 
 def _as_group(example: Example) -> PreferenceGroup:

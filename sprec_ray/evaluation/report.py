@@ -108,10 +108,10 @@ def derive_warnings(run: ReportData) -> list[str]:
                 f"(below {100 * MIN_VALID:.0f} %); the rest were grounded to the nearest title."
             )
     for label, counts in run.counters.items():
-        beams = counts.get("beams", 0)
-        if beams and counts.get("equal_to_target", 0) / beams > MAX_EQUAL:
+        examples, equal = counts.get("examples", 0), counts.get("top_equal_to_target", 0)
+        if examples and equal / examples > MAX_EQUAL:
             found.append(
-                f"{label}: {counts['equal_to_target']} of {beams} decoded titles equal the target "
+                f"{label}: {equal} of {examples} first answers equal the target "
                 f"(above {100 * MAX_EQUAL:.0f} %); the policy has little left to prefer."
             )
     beta = run.config.get("preference.beta")

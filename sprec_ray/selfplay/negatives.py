@@ -28,7 +28,7 @@ def self_play_groups(
         ("beams", "invalid", "out_of_catalog", "equal_to_target", "duplicate", "short_groups", "no_group"), 0
     )
     counts["top_equal_to_target"] = counts["top_invalid"] = 0
-    groups = []
+    groups: list[PreferenceGroup] = []
     for example in examples:
         rejected: list[str] = []
         seen: set[str] = set()

@@ -59,7 +59,8 @@ class ResponseScorer(nn.Module):
 
     def forward(self, batch: ScoringBatch) -> Tensor:
         """Sum of response token log-probabilities per row, [R], float32, in nats."""
-        causal_lm: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        model: Any = self.model  # a transformers model, or one that PEFT has wrapped
+        causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
         hidden_RTD = causal_lm.get_decoder()(
             input_ids=batch.input_ids_RT, attention_mask=batch.attention_mask_RT, use_cache=False
         ).last_hidden_state

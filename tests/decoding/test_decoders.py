@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tiny_llama import TinyModel, build_tiny_model, make_adapter
+from tiny_llama import TinyModel, make_adapter
 from transformers import AutoModelForCausalLM
 
 from sprec_ray.config import DecodingConfig
@@ -276,19 +276,6 @@ def test_an_adapter_on_some_modules_is_applied(
     assert scores == pytest.approx([scores[0]] * 3, abs=1e-4)
 
 
-def test_merging_keeps_tied_embeddings(tmp_path: Path) -> None:
-    tiny = build_tiny_model(tmp_path, tied=True)
-    model = decoder_model(tiny.path)
-    reference = TransformersDecoder(model, use_gpu=False)
-    decoder = VllmDecoder(CONFIG, model, use_gpu=False, merge_adapters=True, seed=0)
-    for adapter in (tiny.adapters[0], None):
-        reference.load_adapter(adapter)
-        decoder.load_adapter(adapter)
-        expected = reference.decode(tiny.prompts, beam_width=3, max_new_tokens=NUM_NEW_TOKENS)
-        assert_same(decoder.decode(tiny.prompts, beam_width=3, max_new_tokens=NUM_NEW_TOKENS), expected)
-    decoder.close()
-
-
 def test_work_beyond_the_limits_is_refused(decoder: Decoder, tiny_model: TinyModel) -> None:
     with pytest.raises(ValueError, match="max_model_len"):
         decoder.decode([list(range(3, 103)) + [5] * 20], beam_width=1, max_new_tokens=NUM_NEW_TOKENS)
@@ -296,23 +283,6 @@ def test_work_beyond_the_limits_is_refused(decoder: Decoder, tiny_model: TinyMod
         decoder.decode(tiny_model.prompts, beam_width=7, max_new_tokens=NUM_NEW_TOKENS)
     with pytest.raises(ValueError, match="no tokens"):
         decoder.decode([[]], beam_width=1, max_new_tokens=NUM_NEW_TOKENS)
-
-
-def test_vllm_refuses_a_larger_rank_than_it_was_started_for(tiny_model: TinyModel) -> None:
-    model = DecoderModel(path=tiny_model.path, max_model_len=128, lora_rank=1)
-    decoder = VllmDecoder(CONFIG, model, use_gpu=False, merge_adapters=False, seed=0)
-    with pytest.raises(ValueError, match="rank 4"):
-        decoder.load_adapter(tiny_model.adapters[0])
-    decoder.close()
-
-
-def test_vllm_names_a_head_size_it_cannot_take(tiny_model: TinyModel, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_model.path, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"head_dim": 48}))
-    with pytest.raises(ValueError, match="size 48"):
-        VllmDecoder(CONFIG, decoder_model(str(folder)), use_gpu=False, merge_adapters=True, seed=0)
 
 
 def test_the_engine_is_chosen_by_configuration(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:

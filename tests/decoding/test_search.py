@@ -37,7 +37,7 @@ def test_the_search_ends_when_nothing_that_runs_can_improve() -> None:
 
 
 def test_a_finished_beam_is_replaced_by_a_better_one() -> None:
-    """Width 1: a poor EOS cannot enter, as better continuations rank first; the one that enters is the best."""
+    """Width 2: EOS enters with -5, and two better beams push it out at the length limit."""
     search = BeamSearch(beam_width=2, max_new_tokens=2, eos_token_id=EOS)
     search.advance([{1: -0.1, EOS: -5.0, 2: -6.0, 3: -7.0}])
     assert search.finished == [Beam((EOS,), -5.0)]

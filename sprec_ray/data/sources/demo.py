@@ -70,12 +70,12 @@ _AWKWARD = (
 )
 _SERIES_SHARE = 0.55
 _MIN_VOLUMES, _MAX_VOLUMES = 3, 5
-_CONTINUE = 0.85
+_CONTINUE = 0.6
 """Chance that a reader of volume n takes volume n + 1 next."""
 _NEXT_GENRE = 0.6
 """Chance that a new title is of the genre that follows the last one in the reader's own cycle."""
 _ZIPF_SCALE = 10**9
-_SERIES_BONUS = 2
+_SERIES_BONUS = 1
 """How much likelier a first volume is begun than a title of no series and the same rank."""
 _MIN_LENGTH, _MAX_LENGTH = 15, 25
 _FIRST_DAY, _NUM_START_DAYS, _MAX_GAP_DAYS = 18_000, 365, 12

