@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sprec_ray.types import Hypothesis, Rollout
+from sprec_ray.types import EvalResult, Hypothesis, Rollout
 
 Row = TypeVar("Row")
 
@@ -124,6 +124,11 @@ def read_rollouts(path: Path) -> list[Rollout]:
         dataclasses.replace(row, hypotheses=tuple(Hypothesis(**dict(values)) for values in row.hypotheses))  # type: ignore[call-overload]
         for row in read_rows(path, Rollout)
     ]
+
+
+def as_eval_result(values: Mapping[str, Any]) -> EvalResult:
+    """The EvalResult whose ``dataclasses.asdict`` was written as JSON."""
+    return EvalResult(**{key: _frozen(value) for key, value in values.items()})
 
 
 def _frozen(value: Any) -> Any:

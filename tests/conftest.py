@@ -15,7 +15,13 @@ def ray_session() -> Iterator[None]:
     """One local Ray with two CPUs for the whole test session."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="WARNING", object_store_memory=200 * 2**20)
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        logging_level="WARNING",
+        log_to_driver=False,
+        object_store_memory=200 * 2**20,
+    )
     yield
     ray.shutdown()
 

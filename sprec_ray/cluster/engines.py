@@ -66,7 +66,7 @@ class Engines:
     def train(
         self, stage: Stage, phase: Phase, groups: Sequence[PreferenceGroup], name: str, *, whole_text: bool = False
     ) -> dict[str, Any]:
-        """Run a training phase into the stage's folder; returns its summary. The metrics of its steps are steps.json."""
+        """Run a training phase into the stage's folder, its steps' metrics in steps.json; returns the summary."""
         write_rows(stage.path / "rows.jsonl", groups)
         task = TrainTask(phase=phase, rows_path=str(stage.path / "rows.jsonl"), text=self.text, whole_text=whole_text)
         start = time.time()

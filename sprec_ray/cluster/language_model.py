@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,13 @@ def pretrained_model(
     key.update(json.dumps(settings, sort_keys=True).encode())
     stage = Stage(cache / f"model-{key.hexdigest()[:16]}")
     if not stage.is_finished:
-        stage.start()
-        stage.finish(_pretrain(config, stage, engines, examples=examples, catalog=catalog))
+        # Built aside and renamed, so that two runs that need the same model do not write into one folder.
+        aside = Stage(cache / f".{stage.path.name}-{uuid.uuid4().hex[:8]}").start()
+        aside.finish(_pretrain(config, aside, engines, examples=examples, catalog=catalog))
+        try:
+            aside.path.rename(stage.path)
+        except OSError:  # the other run was first
+            shutil.rmtree(aside.path)
     return str(stage.path)
 
 

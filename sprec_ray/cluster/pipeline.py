@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.artifacts import Stage, read_json, read_rollouts, read_rows, write_rows
+from sprec_ray.artifacts import Stage, as_eval_result, read_json, read_rollouts, read_rows, write_rows
 from sprec_ray.cluster.datasets import prepare_data
 from sprec_ray.cluster.decoding import PendingDecode
 from sprec_ray.cluster.engines import Engines
@@ -179,7 +179,7 @@ class RayStages:
         """Begin to measure a policy on the test rows, beside what comes next; returns what waits for the result."""
         stage = Stage(self.folder / "evaluations" / label)
         if stage.is_finished:
-            return lambda: EvalResult(**stage.summary["result"])
+            return lambda: as_eval_result(stage.summary["result"])
         self.engines.start(self.model_path)  # here, not in the thread, so that it is done once
         return self._evaluations.submit(self._evaluate, stage, label, policy).result
 

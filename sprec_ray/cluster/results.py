@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.artifacts import Stage, read_json, write_json, write_text
+from sprec_ray.artifacts import Stage, as_eval_result, read_json, write_json, write_text
 from sprec_ray.cluster.timeline import first_start, read_timeline
 from sprec_ray.config import RunConfig, config_to_dict, flatten
 from sprec_ray.evaluation.paper import differences_from_paper
@@ -25,7 +25,7 @@ PACKAGES = ("sprec-ray", "torch", "transformers", "peft", "deepspeed", "ray", "v
 
 def read_results(folder: Path) -> tuple[EvalResult, ...]:
     """The results that ``write_results`` wrote."""
-    return tuple(EvalResult(**values) for values in read_json(folder / "results.json")["results"])
+    return tuple(as_eval_result(values) for values in read_json(folder / "results.json")["results"])
 
 
 def write_results(config: RunConfig, folder: Path, results: list[EvalResult], *, engines: Mapping[str, str]) -> None:

@@ -46,7 +46,7 @@ def self_play_groups(
             else:
                 counts["out_of_catalog"] += title not in titles
                 rejected.append(title)
-            if title is not None:
+            if title is not None and hypothesis.finished:
                 seen.add(title)
         _append_group(groups, example, rejected[:num_negatives], num_negatives, counts)
     return groups, counts
@@ -101,6 +101,12 @@ def mix_random(
 
 
 def _draw(titles: Sequence[str], count: int, excluded: set[str], rng: np.random.Generator) -> tuple[str, ...]:
+    # Larger catalogues cannot run out, and this runs for every group.
+    if len(titles) < count + len(excluded) and len(set(titles) - excluded) < count:
+        raise ValueError(
+            f"{len(titles)} titles, {len(excluded)} of them excluded, cannot give {count} negatives; "
+            "lower selfplay.num_negatives"
+        )
     drawn: list[str] = []
     while len(drawn) < count:
         title = titles[int(rng.integers(len(titles)))]

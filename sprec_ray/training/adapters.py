@@ -72,6 +72,10 @@ def set_adapter(model: Any, weights: Mapping[str, Tensor]) -> None:
     if parameters.keys() != weights.keys():
         wrong = sorted(parameters.keys() ^ weights.keys())
         raise ValueError(f"the adapter does not fit the model: {len(wrong)} weights differ, the first is {wrong[0]}")
+    for name, parameter in parameters.items():  # copy_ would broadcast a smaller weight
+        found, expected = list(weights[name].shape), list(parameter.shape)
+        if found != expected:
+            raise ValueError(f"the adapter does not fit the model: {name} has shape {found}, the model's is {expected}")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])

@@ -1,0 +1,46 @@
+"""A run small enough to repeat: every engine real, every stage in its place, seconds of compute."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sprec_ray.config import RunConfig, load_config
+
+TINY = """
+data: {source: demo, noun: book, template: short, num_train: 48, num_valid: 8, num_test: 16,
+       demo: {num_items: 60, num_users: 60}}
+model:
+  max_prompt_tokens: 160
+  max_response_tokens: 24
+  scratch: {vocab_size: 400, hidden_size: 64, num_layers: 2, num_heads: 2, num_epochs: 40, learning_rate: 0.005,
+            global_batch_size: 8, micro_batch_size: 8}
+  lora: {rank: 4, alpha: 8}
+training: {num_threads: 1}
+sft: {num_epochs: 1, global_batch_size: 16, micro_batch_size: 8}
+selfplay_sft: {num_epochs: 1, global_batch_size: 16, micro_batch_size: 8}
+preference: {global_batch_size: 16, micro_batch_size: 8, learning_rate: 1.0e-4}
+decoding: {engine: transformers}
+selfplay: {num_iterations: 1, num_examples: 24}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("configs") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared by all runs of the session, so that the small Llama is pre-trained once."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_file: Path, output_dir: Path) -> Callable[..., RunConfig]:
+    def make(name: str, *overrides: str) -> RunConfig:
+        return load_config([str(tiny_file), f"output_dir={output_dir}", f"name={name}", *overrides])
+
+    return make

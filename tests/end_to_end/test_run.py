@@ -1,0 +1,190 @@
+"""The main job from raw interactions to a report, on the engines it has on a GPU box, and what a crash leaves of it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from jobs.score_predictions import main as score_main
+from sprec_ray.artifacts import MARKER, ArtifactError, read_json, read_rows
+from sprec_ray.cluster.run import RunOutcome, train_selfplay
+from sprec_ray.config import ConfigError, RunConfig
+from sprec_ray.types import PreferenceGroup
+
+pytestmark = pytest.mark.slow
+
+Make = Callable[..., RunConfig]
+STAGES = ("sft", "iteration-0/rollouts", "iteration-0/sft", "iteration-0/groups", "iteration-0/preference")
+
+
+def folder_of(outcome: RunOutcome) -> Path:
+    return outcome.report.parent
+
+
+def weights_of(folder: Path, stage: str = "iteration-0/preference") -> bytes:
+    return (folder / stage / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(ray_session: None, tiny: Make) -> RunOutcome:
+    return train_selfplay(tiny("undisturbed"))
+
+
+@pytest.fixture(scope="session")
+def on_vllm(ray_session: None, tiny: Make) -> RunOutcome:
+    return train_selfplay(tiny("vllm", "decoding.engine=vllm"))
+
+
+def test_a_run_measures_base_sft_and_every_iteration_beside_its_baselines(on_vllm: RunOutcome) -> None:
+    assert [result.label for result in on_vllm.results] == ["base", "sft", "iteration-0", "popularity", "random"]
+    for result in on_vllm.results:
+        assert all(np.isfinite(value) for value in result.metrics.values()), result
+        assert {"hr@5", "ndcg@5", "div_ratio@1", "or_ratio@5", "mgu@1", "dgu@5"} <= result.metrics.keys()
+
+
+def test_the_report_names_the_engines_that_ran(on_vllm: RunOutcome) -> None:
+    results = read_json(folder_of(on_vllm) / "results.json")
+    assert results["engines"]["decoding"].startswith("vllm")
+    assert results["engines"]["training"].startswith("DeepSpeed")
+    page = on_vllm.report.read_text()
+    assert results["engines"]["decoding"] in page
+    assert "<script src" not in page
+
+
+def test_both_engines_give_the_same_rollouts_and_adapters(on_vllm: RunOutcome, undisturbed: RunOutcome) -> None:
+    """The first SFT does not depend on the decoder; the beams are the same titles, so the groups are too."""
+    assert weights_of(folder_of(on_vllm), "sft") == weights_of(folder_of(undisturbed), "sft")
+    groups = [
+        read_rows(folder_of(outcome) / "iteration-0" / "groups" / "groups.jsonl", PreferenceGroup)
+        for outcome in (on_vllm, undisturbed)
+    ]
+    assert groups[0] == groups[1]
+    assert weights_of(folder_of(on_vllm)) == weights_of(folder_of(undisturbed))
+
+
+def test_no_group_rejects_its_target(undisturbed: RunOutcome) -> None:
+    groups = read_rows(folder_of(undisturbed) / "iteration-0" / "groups" / "groups.jsonl", PreferenceGroup)
+    assert groups
+    assert all(group.chosen not in group.rejected for group in groups)
+
+
+def test_the_final_adapter_loads_in_peft_and_gives_the_trainers_log_probability(undisturbed: RunOutcome) -> None:
+    folder = folder_of(undisturbed)
+    stage = folder / "iteration-0" / "preference"
+    (model_folder,) = (folder.parent / "cache").glob("model-*")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder), stage)
+    canary = read_json(stage / MARKER)["summary"]["canary"]
+    ids = torch.tensor([canary["prompt"] + canary["response"]])
+    with torch.no_grad():
+        logps = model(ids).logits[0, :-1].log_softmax(-1)
+    picked = logps.gather(1, ids[0, 1:, None])[len(canary["prompt"]) - 1 :, 0]
+    assert float(picked.sum()) == pytest.approx(canary["logp"], abs=1e-3)
+
+
+def test_the_predictions_of_a_run_score_the_same_through_the_scoring_job(
+    undisturbed: RunOutcome, tmp_path: Path
+) -> None:
+    folder = folder_of(undisturbed) / "evaluations" / "iteration-0"
+    catalog = read_json(folder_of(undisturbed) / "data" / "catalog.json")
+    (tmp_path / "id2name.json").write_text(json.dumps(dict(enumerate(catalog["titles"]))))
+    (tmp_path / "name2genre.json").write_text(json.dumps(catalog["genres"]))
+    out = tmp_path / "metrics.json"
+    score_main(
+        [
+            f"predictions={folder / 'predictions.json'}",
+            f"catalog={tmp_path}",
+            f"grounded={folder / 'grounded.json'}",
+            f"out={out}",
+        ]
+    )
+    scored, measured = read_json(out), read_json(folder / MARKER)["summary"]["result"]["metrics"]
+    for name in ("hr@5", "ndcg@5", "div_ratio@1", "div_ratio@5", "or_ratio@1", "or_ratio@5"):
+        assert scored[name] == pytest.approx(measured[name]), name
+
+
+def test_running_a_finished_run_again_does_nothing(undisturbed: RunOutcome, tiny: Make) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder_of(undisturbed).rglob("*") if path.name != "config.yaml"}
+    again = train_selfplay(tiny("undisturbed"))
+    after = {path: path.stat().st_mtime_ns for path in folder_of(undisturbed).rglob("*") if path.name != "config.yaml"}
+    assert again.was_finished
+    assert again.results == undisturbed.results
+    assert after == before
+
+
+@pytest.mark.parametrize("killed_in", STAGES)
+def test_a_run_killed_in_a_stage_ends_with_the_same_adapter_bit_for_bit(
+    killed_in: str, undisturbed: RunOutcome, tiny: Make
+) -> None:
+    """What a kill leaves: finished stages before, and of the killed stage some files without the marker."""
+    name = f"killed-in-{killed_in.replace('/', '-')}"
+    folder = folder_of(undisturbed).parent / name
+    shutil.copytree(folder_of(undisturbed), folder)
+    (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("undisturbed", name))
+    for file in ("results.json", "metrics.jsonl", "report.html"):
+        (folder / file).unlink()
+    for stage in STAGES[STAGES.index(killed_in) + 1 :]:
+        shutil.rmtree(folder / stage)
+    shutil.rmtree(folder / "evaluations" / "iteration-0")
+    (folder / killed_in / MARKER).unlink()
+    torn = max((folder / killed_in).iterdir(), key=lambda file: file.stat().st_size)
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
+    resumed = train_selfplay(tiny(name))
+    assert weights_of(folder) == weights_of(folder_of(undisturbed))
+    assert resumed.results == undisturbed.results
+
+
+def test_a_truncated_file_of_a_finished_stage_is_named_before_anything_starts(
+    undisturbed: RunOutcome, tiny: Make
+) -> None:
+    folder = folder_of(undisturbed).parent / "truncated"
+    shutil.copytree(folder_of(undisturbed), folder)
+    (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("undisturbed", "truncated"))
+    weights = folder / "sft" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ArtifactError, match=r"sft/adapter_model.safetensors is missing or truncated .* delete"):
+        train_selfplay(tiny("truncated"))
+
+
+def test_a_run_is_not_continued_with_other_settings(undisturbed: RunOutcome, tiny: Make) -> None:
+    with pytest.raises(ConfigError, match=r"was made with preference.beta=0.1, not 0.5; choose another name="):
+        train_selfplay(tiny("undisturbed", "preference.beta=0.5"))
+
+
+def test_more_iterations_continue_a_finished_run(undisturbed: RunOutcome, tiny: Make) -> None:
+    folder = folder_of(undisturbed).parent / "longer"
+    shutil.copytree(folder_of(undisturbed), folder)
+    (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("undisturbed", "longer"))
+    longer = train_selfplay(tiny("longer", "selfplay.num_iterations=2"))
+    assert [result.label for result in longer.results][:4] == ["base", "sft", "iteration-0", "iteration-1"]
+    assert longer.results[:3] == undisturbed.results[:3]
+
+
+def test_random_negatives_against_the_base_model_without_sft(ray_session: None, tiny: Make) -> None:
+    """Ablations RN and noSFT with S-DPO's loss: no decoding of negatives, N distinct titles, the base as reference."""
+    outcome = train_selfplay(
+        tiny(
+            "ablation",
+            "selfplay.negatives=random",
+            "selfplay.sft=false",
+            "selfplay.num_negatives=3",
+            "preference.loss=softmax_dpo",
+            "preference.reference=base",
+        )
+    )
+    folder = folder_of(outcome)
+    assert not (folder / "iteration-0" / "rollouts").exists()
+    assert not (folder / "iteration-0" / "sft").exists()
+    groups = read_rows(folder / "iteration-0" / "groups" / "groups.jsonl", PreferenceGroup)
+    assert all(len({*group.rejected, group.chosen}) == 4 for group in groups)
+
+
+def test_without_preference_training_an_iteration_is_sft(ray_session: None, tiny: Make) -> None:
+    outcome = train_selfplay(tiny("no-dpo", "selfplay.preference=false"))
+    assert (folder_of(outcome) / "iteration-0" / "sft" / MARKER).exists()
+    assert not (folder_of(outcome) / "iteration-0" / "preference").exists()

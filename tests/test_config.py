@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sprec_ray.config import ConfigError, RunConfig, config_to_dict, flatten, load_config, make_config
+
+
+def write(folder: Path, name: str, text: str) -> str:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def message(*arguments: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(arguments)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_without_arguments_the_defaults_apply() -> None:
+    assert load_config([]) == RunConfig() == make_config({})
+
+
+def test_files_override_defaults_and_later_files_earlier_ones(tmp_path: Path) -> None:
+    first = write(tmp_path, "first.yaml", "name: first\nsft:\n  num_epochs: 7\n  micro_batch_size: 8\n")
+    second = write(tmp_path, "second.yml", "sft:\n  num_epochs: 9\n")
+    config = load_config([first, second])
+    assert (config.name, config.sft.num_epochs, config.sft.micro_batch_size) == ("first", 9, 8)
+    assert load_config([second, first]).sft.num_epochs == 7
+    assert config.sft.global_batch_size == RunConfig().sft.global_batch_size
+
+
+def test_overrides_win_over_files_and_reach_nested_sections(tmp_path: Path) -> None:
+    file = write(tmp_path, "run.yaml", "model:\n  lora:\n    rank: 8\n    alpha: 4\n")
+    config = load_config([file, "model.lora.rank=32", "seed=3", "model.lora.rank=64"])
+    assert (config.model.lora.rank, config.model.lora.alpha, config.seed) == (64, 4, 3)
+
+
+@pytest.mark.parametrize("text", ["2e-5", "2E-5", "0.00002", "2.0e-5"])
+def test_exponents_are_numbers_on_the_command_line_and_in_files(tmp_path: Path, text: str) -> None:
+    """YAML 1.1 reads 2e-5, which has no point, as text."""
+    file = write(tmp_path, "run.yaml", f"preference:\n  learning_rate: {text}\n")
+    assert load_config([file]).preference.learning_rate == 2e-5
+    assert load_config([f"preference.learning_rate={text}"]).preference.learning_rate == 2e-5
+
+
+def test_override_values_are_yaml() -> None:
+    config = load_config(
+        ["selfplay.sft=false", "evaluation.k=[1, 10]", "data.split=[0.5, 0.25, 0.25]", "data.genres_column=null"]
+    )
+    assert config.selfplay.sft is False
+    assert config.evaluation.k == (1, 10)
+    assert config.data.split == (0.5, 0.25, 0.25)
+    assert config.data.genres_column is None
+
+
+def test_values_may_hold_equals_signs_and_colons(tmp_path: Path) -> None:
+    assert load_config(["data.path=/data/a=b: c"]).data.path == "/data/a=b: c"
+
+
+def test_a_file_whose_path_holds_an_equals_sign_is_a_file(tmp_path: Path) -> None:
+    folder = tmp_path / "lr=3"
+    folder.mkdir()
+    assert load_config([write(folder, "run.yaml", "seed: 4\n")]).seed == 4
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert load_config([write(tmp_path, "empty.yaml", "# nothing yet\n")]) == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("argument", "key", "suggestion"),
+    [
+        ("sed=1", "sed", "did you mean seed?"),
+        ("prefrence.beta=1", "prefrence", "did you mean preference?"),
+        ("preference.betta=1", "preference.betta", "did you mean preference.beta?"),
+        ("model.lora.rnk=1", "model.lora.rnk", "did you mean model.lora.rank?"),
+        ("preference.zzzzz=1", "preference.zzzzz", "known: loss, beta, reference"),
+    ],
+)
+def test_an_unknown_key_is_named_with_a_suggestion(argument: str, key: str, suggestion: str) -> None:
+    text = message(argument)
+    assert text.startswith(f"{key}: unknown key; ")
+    assert suggestion in text
+
+
+def test_an_unknown_key_of_a_file_is_named(tmp_path: Path) -> None:
+    assert message(write(tmp_path, "run.yaml", "sft:\n  epochs: 3\n")) == (
+        "sft.epochs: unknown key; did you mean sft.num_epochs?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "start"),
+    [
+        ("preference.beta=-0.1", "preference.beta=-0.1: input should be greater than 0"),
+        ("preference.beta=0", "preference.beta=0: input should be greater than 0"),
+        ("preference.beta=.inf", "preference.beta=inf: input should be a finite number"),
+        ("preference.learning_rate=fast", "preference.learning_rate='fast': input should be a valid number"),
+        ("preference.loss=dp0", "preference.loss='dp0': input should be 'dpo' or 'softmax_dpo'"),
+        ("selfplay.random_ratio=1.5", "selfplay.random_ratio=1.5: input should be less than or equal to 1"),
+        ("sft.num_epochs=2.5", "sft.num_epochs=2.5: input should be a valid integer"),
+        ("training.zero_stage=4", "training.zero_stage=4: input should be 0, 1, 2 or 3"),
+        ("seed=-1", "seed=-1: input should be greater than or equal to 0"),
+        ("evaluation.k=[1,0]", "evaluation.k.1=0: input should be greater than 0"),
+    ],
+)
+def test_a_value_out_of_range_is_named(argument: str, start: str) -> None:
+    assert message(argument).startswith(start)
+
+
+def test_a_section_given_a_value_says_how_to_write_it(tmp_path: Path) -> None:
+    file = write(tmp_path, "run.yaml", "sft:\n  num_epochs: 2\n")
+    assert message(file, "sft=3") == "sft=3: sft is a section; write sft.<key>=value"
+    assert message("sft=3").startswith("sft=3: ")
+    assert message("model.lora=16").startswith("model.lora=16: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["selfplay.num_negatives=3"], ("selfplay.num_negatives=3", "preference.loss=softmax_dpo")),
+        (["data.source=movielens"], ("data.source=movielens", "data.path=FOLDER")),
+        (["data.split=[0.8,0.1,0.2]"], ("data.split=[0.8, 0.1, 0.2]", "must sum to 1")),
+        (["data.min_history=11"], ("data.min_history", "data.max_history")),
+        (["name=a/b"], ("name='a/b'", "single folder name")),
+        (["name=''"], ("name=''", "single folder name")),
+        (["training.num_workers=3"], ("sft.global_batch_size=64", "multiple of training.num_workers=3")),
+        (
+            ["training.num_workers=2", "preference.global_batch_size=9"],
+            ("preference.global_batch_size=9", "training.num_workers=2"),
+        ),
+        (["model.scratch.hidden_size=100"], ("model.scratch.hidden_size", "model.scratch.num_heads")),
+    ],
+)
+def test_sections_that_contradict_each_other_are_refused(arguments: list[str], parts: tuple[str, ...]) -> None:
+    text = message(*arguments)
+    assert all(part in text for part in parts), text
+
+
+def test_softmax_dpo_takes_many_negatives() -> None:
+    config = load_config(["selfplay.num_negatives=7", "preference.loss=softmax_dpo"])
+    assert config.selfplay.num_negatives == 7
+
+
+def test_a_missing_file_is_named() -> None:
+    assert message("configs/none.yaml").startswith("configs/none.yaml: no such configuration file")
+
+
+def test_an_argument_that_is_neither_a_file_nor_an_override_is_named() -> None:
+    assert message("--help").startswith("--help: no such configuration file")
+
+
+def test_a_file_that_is_not_yaml_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path, "run.yaml", "sft: [1, 2\n")
+    assert message(file).startswith(f"{file}: not valid YAML")
+
+
+def test_a_file_without_sections_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path, "run.yaml", "- sft\n- dpo\n")
+    assert message(file) == f"{file}: expected sections with keys, found list"
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().seed = 3  # type: ignore[misc]
+
+
+def test_a_configuration_comes_back_from_plain_values() -> None:
+    """Through YAML, as it is kept in a run's folder."""
+    config = load_config(
+        ["data.source=movielens", "data.path=x", "evaluation.k=[1,3]", "model.lora.target_modules=[q_proj]", "seed=9"]
+    )
+    values: dict[str, Any] = yaml.safe_load(yaml.safe_dump(config_to_dict(config)))
+    assert make_config(values) == config
+
+
+def test_flat_keys_are_overrides() -> None:
+    assert flatten({"a": 1, "b": {"c": [2], "d": {"e": None}}}) == {"a": 1, "b.c": [2], "b.d.e": None}
+    config = load_config(["preference.beta=0.25", "model.lora.rank=4", "data.path=x"])
+    flat = flatten(config_to_dict(config))
+    assert flat["model.lora.rank"] == 4
+    assert load_config([f"{key}={yaml.safe_dump(value).removesuffix('...' + chr(10))}" for key, value in flat.items()]) == config

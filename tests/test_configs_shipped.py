@@ -1,0 +1,56 @@
+"""Every shipped file loads, and nothing that can be configured is without effect."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sprec_ray.config import RunConfig, load_config
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "configs").rglob("*.y*ml"))
+
+
+def test_files_are_shipped() -> None:
+    assert ROOT / "configs" / "demo.yaml" in FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_shipped_file_loads(path: Path) -> None:
+    """Presets and methods are overlays of the defaults; a data set's folder is the user's to name."""
+    config = load_config([str(path), "data.path=x"])
+    assert config != load_config(["data.path=x"])
+
+
+def test_demo_needs_nothing_else() -> None:
+    assert load_config([str(ROOT / "configs" / "demo.yaml")]).data.path is None
+
+
+def fields_of(section: Any, prefix: str = "") -> Iterator[str]:
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from fields_of(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}"
+
+
+def attributes_read() -> set[str]:
+    """Names read as ``x.name`` anywhere in the package but its configuration."""
+    names = set()
+    for path in (ROOT / "sprec_ray").rglob("*.py"):
+        if path != ROOT / "sprec_ray" / "config.py":
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                    names.add(node.attr)
+    return names
+
+
+def test_every_configuration_field_is_read_somewhere() -> None:
+    read = attributes_read()
+    assert [key for key in fields_of(RunConfig()) if key.rsplit(".", 1)[-1] not in read] == []

@@ -1,0 +1,41 @@
+"""The documents and the shipped configurations say what the code does."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from sprec_ray.config import config_to_dict, flatten, load_config
+from sprec_ray.evaluation.paper import differences_from_paper
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("*.yaml"))
+PRESETS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs" / "presets").glob("*.yaml"))
+
+
+def test_the_table_of_keys_is_the_generated_one() -> None:
+    document = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    made = runpy.run_path(str(ROOT / "docs" / "make_configuration.py"))["render_document"](document)
+    assert document == made, "run python docs/make_configuration.py"
+
+
+@pytest.mark.parametrize("preset", ["", *PRESETS])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_shipped_configuration_loads(config: str, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    load_config([config, *filter(None, [preset]), "data.path=folder"])
+
+
+def test_the_paper_preset_differs_from_the_paper_in_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load_config(["configs/goodreads.yaml", "configs/presets/paper.yaml", "data.path=folder"])
+    assert differences_from_paper(flatten(config_to_dict(config))) == []
+
+
+def test_the_reference_preset_differs_from_the_paper_in_the_reference_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load_config(["configs/goodreads.yaml", "configs/presets/reference.yaml", "data.path=folder"])
+    found = differences_from_paper(flatten(config_to_dict(config)))
+    assert found == [("preference.reference", "post_sft", "pre_sft")]

@@ -1,0 +1,97 @@
+"""Processes that run training phases, apart from the tests' own: a process group and DeepSpeed stay in them.
+
+pytest's process also hosts vLLM engines, which have process groups of their own and patch torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import pytest
+
+from sprec_ray.training.phase import Phase, TokenGroup
+
+
+class FitProcesses:
+    """One process per rank, spawned once, that form a gloo group."""
+
+    def __init__(self, world_size: int) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self._ranks = [
+            ProcessPoolExecutor(
+                1, multiprocessing.get_context("spawn"), initializer=_start, initargs=(rank, world_size, port)
+            )
+            for rank in range(world_size)
+        ]
+
+    def run(self, phase: Phase, groups: Sequence[TokenGroup]) -> dict[str, Any]:
+        """The summary of a phase, that of rank 0."""
+        return self.call(_run_phase, phase, groups)
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a module-level function returns on rank 0; all ranks call it."""
+        futures = [rank.submit(function, *arguments) for rank in self._ranks]
+        return [future.result(timeout=300) for future in futures][0]
+
+    def close(self) -> None:
+        """End the processes."""
+        for rank in self._ranks:
+            rank.shutdown(wait=False)
+        for rank in self._ranks:
+            rank.shutdown(wait=True)
+
+
+def _start(rank: int, world_size: int, port: int) -> None:
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": str(world_size),
+        "DS_ACCELERATOR": "cpu",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    import torch
+
+    from sprec_ray.training.engine import init_distributed
+
+    torch.set_num_threads(1)
+    init_distributed(on_gpu=False)
+
+
+def _run_phase(phase: Phase, groups: Sequence[TokenGroup]) -> dict[str, Any]:
+    import torch
+    import torch.distributed as dist
+
+    from sprec_ray.training.fit import Worker, run_phase
+
+    worker = Worker(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
+    progress: list[tuple[int, int, float]] = []
+    summary = run_phase(phase, groups, worker, lambda *values: progress.append(values))
+    return {**summary, "progress": progress}
+
+
+def run_with_shifted_reference(phase: Phase, groups: Sequence[TokenGroup], shift: float) -> dict[str, Any]:
+    """Run a phase whose reference log-probabilities of the chosen responses are wrong by ``shift`` nats."""
+    from sprec_ray.training import fit
+
+    score = fit._score_reference
+
+    def wrong(*arguments: Any) -> Any:
+        references = score(*arguments)
+        for reference_K in references:
+            reference_K[0] += shift
+        return references
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "_score_reference", wrong)
+        return _run_phase(phase, groups)
