@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import uuid
@@ -81,8 +82,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically, readable by people."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """Write a JSON file atomically, readable by people. An undefined number (NaN) is written as null."""
+    write_text(path, json.dumps(_without_nan(value), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -106,11 +107,13 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ArtifactError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path} is damaged ({error}); delete the folder and run again") from None
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line:
             try:
-                rows.append(row_type(**{key: _frozen(value) for key, value in json.loads(line).items()}))
+                rows.append(row_type(**{key: _frozen(value) for key, value in dict(json.loads(line)).items()}))
             except (ValueError, TypeError) as error:
                 raise ArtifactError(
                     f"{path}, line {number} is damaged ({error}); delete {path.parent} and run again"
@@ -120,15 +123,28 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
 
 def read_rollouts(path: Path) -> list[Rollout]:
     """The rollouts ``write_rows`` wrote."""
-    return [
-        dataclasses.replace(row, hypotheses=tuple(Hypothesis(**dict(values)) for values in row.hypotheses))  # type: ignore[call-overload]
-        for row in read_rows(path, Rollout)
-    ]
+    rows = read_rows(path, Rollout)
+    try:
+        return [
+            dataclasses.replace(row, hypotheses=tuple(Hypothesis(**dict(values)) for values in row.hypotheses))  # type: ignore[call-overload]
+            for row in rows
+        ]
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}); delete the folder and run again") from None
 
 
 def as_eval_result(values: Mapping[str, Any]) -> EvalResult:
     """The EvalResult whose ``dataclasses.asdict`` was written as JSON."""
-    return EvalResult(**{key: _frozen(value) for key, value in values.items()})
+    metrics = {name: math.nan if value is None else value for name, value in values["metrics"].items()}
+    return EvalResult(**{key: _frozen(value) for key, value in {**values, "metrics": metrics}.items()})
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _frozen(value: Any) -> Any:

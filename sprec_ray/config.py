@@ -32,7 +32,7 @@ class DemoDataConfig:
     num_items: Annotated[int, Field(ge=50)] = 400
     num_users: PositiveInt = 1200
     seed: NonNegativeInt = 0
-    """Independent of the run's seed: runs with other seeds train on the same data."""
+    """Of the generated catalogue and readers."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -55,6 +55,8 @@ class DataConfig:
     num_train: PositiveInt = 4096
     num_valid: PositiveInt = 512
     num_test: PositiveInt = 1000
+    seed: NonNegativeInt = 0
+    """Of the samples; independent of the run's seed, so that runs with other seeds see the same rows."""
     user_column: str = "user_id"
     item_column: str = "item_id"
     time_column: str = "timestamp"
@@ -79,7 +81,7 @@ class ScratchConfig:
     global_batch_size: PositiveInt = 16
     micro_batch_size: PositiveInt = 16
     seed: NonNegativeInt = 0
-    """Independent of the run's seed: runs with other seeds start from the same language model."""
+    """Independent of the run's seed, so that runs with other seeds start from the same language model."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -123,7 +125,7 @@ class TrainingConfig:
     weight_decay: NonNegativeFloat = 0.0
     gradient_checkpointing: bool = False
     max_failures: NonNegativeInt = 1
-    """How often a crashed worker group is started again before the run stops."""
+    """How often the worker group is started again after a worker died; an error in a phase ends the run at once."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -135,7 +137,7 @@ class PhaseConfig:
     global_batch_size: PositiveInt = 64
     micro_batch_size: PositiveInt = 4
     num_warmup_steps: NonNegativeInt = 20
-    """Linear warm-up, then linear decay to 0; at most a tenth of the steps are warm-up."""
+    """Linear warm-up to the learning rate, then linear decay to 0."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -154,6 +156,7 @@ class PreferenceConfig:
     micro_batch_size: PositiveInt = 2
     """Groups per forward pass; each holds 1 + N sequences."""
     num_warmup_steps: NonNegativeInt = 20
+    """As in ``sft``."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

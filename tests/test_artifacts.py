@@ -21,7 +21,15 @@ from sprec_ray.artifacts import (
 )
 from sprec_ray.types import Example, Hypothesis, PreferenceGroup, Rollout
 
-ODD = ("line\u2028separator", "next\x85line", 'A Child Called "It"', "tab\tand\\slash", "吾輩は猫である", "a\rb\r\nc", "\u2029")
+ODD = (
+    "line\u2028separator",
+    "next\x85line",
+    'A Child Called "It"',
+    "tab\tand\\slash",
+    "吾輩は猫である",
+    "a\rb\r\nc",
+    "\u2029",
+)
 
 
 def stage_with(folder: Path, **files: str) -> Stage:

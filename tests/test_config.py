@@ -61,14 +61,8 @@ def test_override_values_are_yaml() -> None:
     assert config.data.genres_column is None
 
 
-def test_values_may_hold_equals_signs_and_colons(tmp_path: Path) -> None:
-    assert load_config(["data.path=/data/a=b: c"]).data.path == "/data/a=b: c"
-
-
-def test_a_file_whose_path_holds_an_equals_sign_is_a_file(tmp_path: Path) -> None:
-    folder = tmp_path / "lr=3"
-    folder.mkdir()
-    assert load_config([write(folder, "run.yaml", "seed: 4\n")]).seed == 4
+def test_values_may_hold_equals_signs() -> None:
+    assert load_config(["data.path=/data/a=b.yaml"]).data.path == "/data/a=b.yaml"
 
 
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
@@ -187,4 +181,7 @@ def test_flat_keys_are_overrides() -> None:
     config = load_config(["preference.beta=0.25", "model.lora.rank=4", "data.path=x"])
     flat = flatten(config_to_dict(config))
     assert flat["model.lora.rank"] == 4
-    assert load_config([f"{key}={yaml.safe_dump(value).removesuffix('...' + chr(10))}" for key, value in flat.items()]) == config
+    assert (
+        load_config([f"{key}={yaml.safe_dump(value).removesuffix('...' + chr(10))}" for key, value in flat.items()])
+        == config
+    )

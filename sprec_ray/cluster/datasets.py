@@ -38,7 +38,7 @@ _WINDOWS = pa.schema(
 )
 
 
-def prepare_data(config: DataConfig, *, seed: int, out: Path, num_blocks: int | None = None) -> dict[str, int]:
+def prepare_data(config: DataConfig, *, out: Path, num_blocks: int | None = None) -> dict[str, int]:
     """Read the source, make and sample the splits, write them to ``out``, and return the counts.
 
     Written are ``train.jsonl``, ``valid.jsonl``, ``test.jsonl`` (Examples, in the order drawn), ``catalog.json`` and
@@ -60,7 +60,7 @@ def prepare_data(config: DataConfig, *, seed: int, out: Path, num_blocks: int | 
 
     counts: dict[str, int] = {}
     for split, wanted in zip(SPLITS, (config.num_train, config.num_valid, config.num_test), strict=True):
-        examples = sample_examples(splits[split], wanted, seed=seed, purpose=f"sample/{split}")
+        examples = sample_examples(splits[split], wanted, seed=config.seed, purpose=f"sample/{split}")
         write_rows(out / f"{split}.jsonl", examples)
         counts[split] = len(examples)
         counts[f"available/{split}"] = len(splits[split])

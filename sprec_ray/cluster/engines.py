@@ -43,8 +43,13 @@ class Engines:
         return TrainingSession(self._config.training, storage=self._folder / "ray-train")
 
     def start(self, model_path: str) -> None:
-        """Launch what is not running yet, training group and decoders side by side."""
-        _ = self.session
+        """Launch what is not running yet, training group and decoders side by side.
+
+        Where they share GPUs by fractions the decoders go first: Ray fills a GPU before it takes the next, and a
+        decoder's share above one half keeps two of them, or two workers after them, off one GPU.
+        """
+        if not self._config.training.gpus_per_worker:
+            _ = self.session
         if self._pool is None:
             model = self._config.model
             start = time.time()
@@ -62,11 +67,14 @@ class Engines:
             )
             self.decoder_name = self._pool.wait_ready()
             self._clock.add("decoders", "launch", start, time.time() - start)
+        _ = self.session
 
     def train(
         self, stage: Stage, phase: Phase, groups: Sequence[PreferenceGroup], name: str, *, whole_text: bool = False
     ) -> dict[str, Any]:
         """Run a training phase into the stage's folder, its steps' metrics in steps.json; returns the summary."""
+        if self._config.training.gpus_per_worker and not whole_text:
+            self.start(phase.model_path)
         write_rows(stage.path / "rows.jsonl", groups)
         task = TrainTask(phase=phase, rows_path=str(stage.path / "rows.jsonl"), text=self.text, whole_text=whole_text)
         start = time.time()

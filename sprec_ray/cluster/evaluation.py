@@ -48,7 +48,7 @@ class Evaluator:
             histories=[example.history for example in test],
             catalog=catalog,
             kept_genres=kept_genres(self._popularity, catalog.genres, num=config.evaluation.num_genres),
-            ks=tuple(min(k, len(catalog)) for k in config.evaluation.k),
+            ks=config.evaluation.k,
         )
 
     def evaluate(
@@ -56,8 +56,10 @@ class Evaluator:
     ) -> EvalResult:
         """Ground the first hypothesis of every row and measure it.
 
-        ``predictions.json`` and ``grounded.json`` in the stage's folder are what ``jobs.score_predictions`` reads.
+        ``predictions.json`` and ``grounded.json`` in the stage's folder, and the ``catalog`` folder beside it, are what
+        ``jobs.score_predictions`` reads: it must give the same numbers.
         """
+        self._write_catalog(stage.path.parent / "catalog")
         generated = [rollout.hypotheses[0].text for rollout in rollouts]
         if self._config.evaluation.grounding == "sentence":
             embed = sentence_embedder(self._config.evaluation.sentence_model)
@@ -80,6 +82,12 @@ class Evaluator:
         write_json(stage.path / "grounded.json", ranked)
         return evaluate_ranking(label, ranking, self._task, generated=generated)
 
+    def _write_catalog(self, folder: Path) -> None:
+        """The catalogue in SPRec's format."""
+        write_json(folder / "id2name.json", {str(index): title for index, title in enumerate(self._catalog.titles)})
+        write_json(folder / "name2genre.json", self._catalog.genres)
+        write_json(folder / "genre_dict.json", dict.fromkeys(self._task.kept_genres, 0))
+
     def baselines(self) -> list[EvalResult]:
         """What the same rows give to the most popular titles and to random ones: below these nothing was learned."""
         places = max(self._task.ks)
@@ -99,6 +107,7 @@ class Evaluator:
             task = EmbedTask(
                 model_path=self._model_path,
                 dtype=self._config.model.dtype,
+                trust_remote_code=self._config.model.trust_remote_code,
                 adapter=policy.path if policy else None,
                 lora=self._config.model.lora,
                 texts_path=str(texts_path),

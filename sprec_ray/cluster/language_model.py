@@ -38,10 +38,11 @@ def pretrained_model(
         # Built aside and renamed, so that two runs that need the same model do not write into one folder.
         aside = Stage(cache / f".{stage.path.name}-{uuid.uuid4().hex[:8]}").start()
         aside.finish(_pretrain(config, aside, engines, examples=examples, catalog=catalog))
-        try:
-            aside.path.rename(stage.path)
-        except OSError:  # the other run was first
+        if Stage(stage.path).is_finished:  # the other run was first
             shutil.rmtree(aside.path)
+        else:
+            shutil.rmtree(stage.path, ignore_errors=True)
+            aside.path.rename(stage.path)
     return str(stage.path)
 
 

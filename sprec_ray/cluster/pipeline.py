@@ -44,12 +44,18 @@ class RayStages:
         stage = Stage(self.folder / "data")
         if not stage.is_finished:
             with self.clock.span("data", "load"), self._stage(stage, "data") as summary:
-                summary.update(counts=prepare_data(self.config.data, seed=self.config.seed, out=stage.path))
-        most = len(self.catalog) - 1
+                summary.update(counts=prepare_data(self.config.data, out=stage.path))
+        # The target is no negative; a random replacement needs one title more that is not in the group yet.
+        most = len(self.catalog) - 1 - (self.config.selfplay.random_ratio > 0)
         if self.config.selfplay.num_negatives > most:
             raise ConfigError(
                 f"selfplay.num_negatives={self.config.selfplay.num_negatives} exceeds the {most} titles the catalogue "
                 "holds besides the target; lower it"
+            )
+        if max(self.config.evaluation.k) > len(self.catalog):
+            raise ConfigError(
+                f"evaluation.k={max(self.config.evaluation.k)} exceeds the {len(self.catalog)} titles of the "
+                "catalogue; lower it"
             )
 
     @cached_property
@@ -71,7 +77,8 @@ class RayStages:
     def model_path(self) -> str:
         """The folder or hub name of the language model."""
         if self.config.model.name_or_path != "scratch":
-            return self.config.model.name_or_path
+            given = Path(self.config.model.name_or_path).expanduser()
+            return str(given.resolve()) if given.is_dir() else self.config.model.name_or_path
         return pretrained_model(
             self.config, self.folder.parent / "cache", self.engines, train=self.train_examples, catalog=self.catalog
         )

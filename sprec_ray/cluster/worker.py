@@ -63,6 +63,7 @@ class EmbedTask:
 
     model_path: str
     dtype: str
+    trust_remote_code: bool
     adapter: str | None
     lora: LoraConfig
     texts_path: str
@@ -115,7 +116,7 @@ def _do(task: Any, worker: Any, progress: Callable[[int, int, float], None]) -> 
     from sprec_ray.training.fit import run_phase
     from sprec_ray.training.phase import TokenGroup
 
-    tokenizer = AutoTokenizer.from_pretrained(task.phase.model_path)
+    tokenizer = AutoTokenizer.from_pretrained(task.phase.model_path, trust_remote_code=task.phase.trust_remote_code)
     encoder = task.text.encoder(tokenizer)
     groups = []
     for row in read_rows(Path(task.rows_path), PreferenceGroup):
@@ -141,14 +142,14 @@ def _embed(task: EmbedTask, worker: Any) -> dict[str, Any]:
     from sprec_ray.training.adapters import attach_adapter, load_language_model, read_adapter, set_adapter
 
     started = time.monotonic()
-    model = load_language_model(task.model_path, dtype=task.dtype)
+    model = load_language_model(task.model_path, dtype=task.dtype, trust_remote_code=task.trust_remote_code)
     if task.adapter is not None:
         model = attach_adapter(model, task.lora, dropout=0.0, seed=0)
         set_adapter(model, read_adapter(task.adapter))
     model.to(worker.device).eval()
     texts = read_json(Path(task.texts_path))
     mine = texts[worker.rank :: worker.world_size]
-    tokenizer = AutoTokenizer.from_pretrained(task.model_path)
+    tokenizer = AutoTokenizer.from_pretrained(task.model_path, trust_remote_code=task.trust_remote_code)
     vectors = embed_texts(model, tokenizer, mine, batch_size=64) if mine else None
     shards: list[Any] = [vectors]
     if worker.world_size > 1:

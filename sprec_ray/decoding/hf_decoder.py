@@ -40,7 +40,10 @@ class TransformersDecoder:
         self._device = torch.device("cuda" if use_gpu else "cpu")
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
         self._model: Any = AutoModelForCausalLM.from_pretrained(
-            model.path, dtype=getattr(torch, model.dtype), trust_remote_code=model.trust_remote_code
+            model.path,
+            dtype=getattr(torch, model.dtype),
+            use_safetensors=True,
+            trust_remote_code=model.trust_remote_code,
         )
         self._model.to(self._device).eval()
         # generate fills what a call leaves unset from the model's own generation_config: give it nothing to find.

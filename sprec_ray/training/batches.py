@@ -56,12 +56,11 @@ def plan_steps(
 
 
 def learning_rate(step: int, num_steps: int, *, peak: float, num_warmup_steps: int) -> float:
-    """Linear warm-up to ``peak``, then linear decay towards 0; at most a tenth of the steps are warm-up.
+    """Linear warm-up to ``peak``, then linear decay towards 0. A phase shorter than its warm-up ends below the peak.
 
     >>> [round(learning_rate(step, 100, peak=1.0, num_warmup_steps=2), 2) for step in (0, 1, 2, 51, 99)]
     [0.5, 1.0, 1.0, 0.5, 0.01]
     """
-    warmup = min(num_warmup_steps, num_steps // 10)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * (num_steps - step) / (num_steps - warmup)
+    if step < num_warmup_steps:
+        return peak * (step + 1) / num_warmup_steps
+    return peak * (num_steps - step) / (num_steps - num_warmup_steps)

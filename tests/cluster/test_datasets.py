@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -5,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from sprec_ray.artifacts import ArtifactError, Stage, read_rows
-from sprec_ray.cluster.datasets import prepare_data, prepare_run_data
+from sprec_ray.artifacts import Stage, read_rows
+from sprec_ray.cluster.datasets import prepare_data
+from sprec_ray.cluster.run import prepare_run
 from sprec_ray.config import DataConfig, DemoDataConfig, RunConfig
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.types import Example
@@ -27,13 +29,13 @@ def movielens(raw: Path, **changes: Any) -> DataConfig:
 
 def test_the_files_are_the_same_whatever_the_number_of_blocks(tmp_path: Path) -> None:
     for blocks in (1, 7):
-        prepare_data(SMALL, seed=3, out=tmp_path / str(blocks), num_blocks=blocks)
+        prepare_data(SMALL, out=tmp_path / str(blocks), num_blocks=blocks)
     assert digests(tmp_path / "1") == digests(tmp_path / "7")
     assert list(digests(tmp_path / "1")) == ["catalog.json", "counts.json", "test.jsonl", "train.jsonl", "valid.jsonl"]
 
 
 def test_the_counts_are_those_of_the_files(tmp_path: Path) -> None:
-    counts = prepare_data(SMALL, seed=3, out=tmp_path)
+    counts = prepare_data(SMALL, out=tmp_path)
     assert {name: counts[name] for name in ("train", "valid", "test", "catalog")} == {
         "train": 200,
         "valid": 30,
@@ -46,13 +48,13 @@ def test_the_counts_are_those_of_the_files(tmp_path: Path) -> None:
 
 
 def test_another_seed_samples_other_examples_of_the_same_splits(tmp_path: Path) -> None:
-    counts = [prepare_data(SMALL, seed=seed, out=tmp_path / str(seed)) for seed in (0, 1)]
+    counts = [prepare_data(dataclasses.replace(SMALL, seed=seed), out=tmp_path / str(seed)) for seed in (0, 1)]
     assert counts[0] == counts[1]
     assert digests(tmp_path / "0")["train.jsonl"] != digests(tmp_path / "1")["train.jsonl"]
 
 
 def test_no_target_of_train_is_as_late_as_one_of_test(tmp_path: Path) -> None:
-    prepare_data(SMALL, seed=0, out=tmp_path)
+    prepare_data(SMALL, out=tmp_path)
     train, test = (read_rows(tmp_path / f"{name}.jsonl", Example) for name in ("train", "test"))
     assert max(row.timestamp for row in train) < min(row.timestamp for row in test)
 
@@ -63,7 +65,7 @@ def test_windows_of_raw_ratings_are_those_made_by_hand(raw: Path, tmp_path: Path
     User 2 has one rating of an item that is not in u.item, which leaves 3, fewer than 4. Four windows with target times
     100, 100, 200, 300; cuts at round(1.6) = 2 and round(2.8) = 3.
     """
-    counts = prepare_data(movielens(raw), seed=0, out=tmp_path)
+    counts = prepare_data(movielens(raw), out=tmp_path)
     rows = [row for name in ("train", "valid", "test") for row in read_rows(tmp_path / f"{name}.jsonl", Example)]
     by_id = {row.example_id: (row.history, row.target) for row in rows}
     lantern, misere, robot = "Lantern, The (1996)", "Misère, La (1994)", "Robot Holiday (1995)"
@@ -83,7 +85,7 @@ def test_windows_of_raw_ratings_are_those_made_by_hand(raw: Path, tmp_path: Path
 
 def test_ready_made_splits_are_sampled_as_they_are(raw: Path, tmp_path: Path) -> None:
     config = DataConfig(source="sprec", path=str(raw / "sprec"), num_train=5)
-    counts = prepare_data(config, seed=0, out=tmp_path)
+    counts = prepare_data(config, out=tmp_path)
     assert (counts["train"], counts["available/train"], counts["valid"], counts["test"]) == (5, 8, 1, 3)
     assert counts["test_target_not_in_catalog"] == 1
     assert counts["dropped/target_unparsed"] == 1
@@ -92,14 +94,13 @@ def test_ready_made_splits_are_sampled_as_they_are(raw: Path, tmp_path: Path) ->
 
 def test_users_that_are_all_too_short_are_refused(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no user has 100 interactions with a known title; lower data\.min_inter"):
-        prepare_data(movielens(raw, min_interactions=100), seed=0, out=tmp_path)
+        prepare_data(movielens(raw, min_interactions=100), out=tmp_path)
 
 
-def test_data_made_to_look_at_never_replaces_that_of_a_run(tmp_path: Path) -> None:
+def test_a_run_continues_from_the_data_that_was_made_to_look_at(tmp_path: Path) -> None:
     config = RunConfig(name="look", output_dir=str(tmp_path), data=SMALL)
-    stage = Stage(tmp_path / "look" / "data")
-    assert prepare_run_data(config) == prepare_run_data(config)
-    assert not stage.is_finished
-    stage.finish({})
-    with pytest.raises(ArtifactError, match=r"look/data belongs to a run; choose another name="):
-        prepare_run_data(config)
+    folder, counts = prepare_run(config)
+    assert Stage(folder).is_finished
+    before = digests(folder)
+    assert prepare_run(config) == (folder, counts)
+    assert digests(folder) == before

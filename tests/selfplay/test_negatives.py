@@ -182,7 +182,9 @@ def test_random_titles_are_drawn_uniformly() -> None:
 
 
 def test_more_negatives_than_the_catalogue_has_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"6 titles, 1 of them excluded, cannot give 6 negatives; lower selfplay\.num_negatives"):
+    with pytest.raises(
+        ValueError, match=r"6 titles, 1 of them excluded, cannot give 6 negatives; lower selfplay\.num_negatives"
+    ):
         random_groups([EXAMPLE], num_negatives=6, titles=TITLES, rng=np.random.default_rng(0))
 
 

@@ -39,7 +39,8 @@ class FitProcesses:
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a module-level function returns on rank 0; all ranks call it."""
         futures = [rank.submit(function, *arguments) for rank in self._ranks]
-        return [future.result(timeout=300) for future in futures][0]
+        first, *_ = [future.result(timeout=300) for future in futures]
+        return first
 
     def close(self) -> None:
         """End the processes."""

@@ -50,7 +50,7 @@ def test_only_the_adapter_is_trainable(tiny_policy: TinyPolicy) -> None:
 
 
 def test_rank_and_alpha_are_those_of_the_configuration(tiny_policy: TinyPolicy) -> None:
-    """The update is alpha / rank * B A: with A, B all ones, hidden size 32 and rank 2 it maps ones to 64 * alpha / 2."""
+    """The update is alpha / rank * B A: with A and B all ones it maps ones of size 32 to alpha / 2 * 2 * 32."""
     model = attached(tiny_policy.path, lora=LoraConfig(rank=2, alpha=6, dropout=0.0, target_modules=("q_proj",)))
     with torch.no_grad():
         for weight in adapter_parameters(model).values():

@@ -92,9 +92,7 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
     ("global_batch_size", "micro_batch_size", "world_size", "expected"),
     [(64, 4, 1, 16), (64, 4, 4, 4), (10, 4, 1, 3), (4, 16, 1, 1), (2, 1, 4, 1), (6, 2, 2, 2)],
 )
-def test_accumulation_by_hand(
-    global_batch_size: int, micro_batch_size: int, world_size: int, expected: int
-) -> None:
+def test_accumulation_by_hand(global_batch_size: int, micro_batch_size: int, world_size: int, expected: int) -> None:
     assert accumulation(global_batch_size, micro_batch_size, world_size) == expected
 
 

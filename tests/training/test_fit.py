@@ -14,7 +14,7 @@ from tiny_training import LORA, TinyPolicy, make_groups, plain_logp, plain_polic
 from transformers import AutoModelForCausalLM
 
 from sprec_ray.config import LoraConfig, PhaseConfig, PreferenceConfig, TrainingConfig
-from sprec_ray.training.batches import learning_rate, plan_steps
+from sprec_ray.training.batches import Step, learning_rate, plan_steps
 from sprec_ray.training.phase import Phase, TokenGroup
 
 pytestmark = pytest.mark.slow
@@ -94,6 +94,18 @@ def plain_logps(path: str, adapter: str | None, groups: list[TokenGroup]) -> tor
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=math.nan)
 
 
+def plan(groups: list[TokenGroup], *, num_epochs: int) -> list[Step]:
+    """The steps of the phases below, whose batches hold 4 rows and whose seed is 5."""
+    return plan_steps(
+        [group.num_tokens for group in groups],
+        num_epochs=num_epochs,
+        global_batch_size=4,
+        micro_batch_size=4,
+        seed=5,
+        worker=(0, 1),
+    )
+
+
 def test_sft_equals_a_plain_adamw_loop(processes: FitProcesses, sft: Phase) -> None:
     """Ten rows in batches of 4, 4 and 2: a step's loss is the sum of -log p over its rows / its response tokens.
 
@@ -104,7 +116,12 @@ def test_sft_equals_a_plain_adamw_loop(processes: FitProcesses, sft: Phase) -> N
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=0.0, weight_decay=sft.training.weight_decay)
     steps = plan_steps(
-        [row.num_tokens for row in SFT_ROWS], num_epochs=2, global_batch_size=4, micro_batch_size=4, seed=5, worker=(0, 1)
+        [row.num_tokens for row in SFT_ROWS],
+        num_epochs=2,
+        global_batch_size=4,
+        micro_batch_size=4,
+        seed=5,
+        worker=(0, 1),
     )
     losses, norms = [], []
     for index, step in enumerate(steps):
@@ -141,8 +158,8 @@ def test_summary_tells_steps_rates_progress_and_groups(processes: FitProcesses, 
 def test_canary_is_scored_under_the_written_adapter(processes: FitProcesses, sft: Phase) -> None:
     canary = processes.run(sft, SFT_ROWS)["canary"]
     assert (canary["prompt"], canary["response"]) == (list(SFT_ROWS[0].prompt), list(SFT_ROWS[0].responses[0]))
-    model = plain_policy(sft.model_path, sft.out).eval()
-    assert canary["logp"] == pytest.approx(float(plain_logp(model, canary["prompt"], canary["response"]).detach()), abs=1e-4)
+    logp = plain_logp(plain_policy(sft.model_path, sft.out).eval(), canary["prompt"], canary["response"])
+    assert canary["logp"] == pytest.approx(logp.item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 64])
@@ -214,14 +231,7 @@ def test_reference_is_the_policy_it_is_said_to_be(
     expected = plain_logps(tiny_policy.path, adapter, PREFERENCE_ROWS)
     torch.testing.assert_close(reference_logps(phase), expected, rtol=0, atol=1e-4, equal_nan=True)
     policy = plain_logps(tiny_policy.path, tiny_policy.adapters[0], PREFERENCE_ROWS)
-    rows = plan_steps(
-        [group.num_tokens for group in PREFERENCE_ROWS],
-        num_epochs=1,
-        global_batch_size=4,
-        micro_batch_size=4,
-        seed=5,
-        worker=(0, 1),
-    )[0].rows
+    rows = plan(PREFERENCE_ROWS, num_epochs=1)[0].rows
     assert first["logp_chosen"] == pytest.approx(float(policy[list(rows), 0].mean()), abs=1e-4)
     rewards = 0.5 * (policy - expected)
     losses = torch.logsumexp(rewards.nan_to_num(nan=-torch.inf), 1) - rewards[:, 0]
@@ -292,9 +302,10 @@ def test_the_whole_model_can_be_trained(processes: FitProcesses, sft: Phase) -> 
     phase = variant(sft, "whole", lora=None, init_adapter=None, learning_rate=1e-2, num_epochs=10)
     summary = processes.run(phase, SFT_ROWS)
     assert summary["steps"][-1]["loss"] < summary["steps"][0]["loss"] / 2
-    written = AutoModelForCausalLM.from_pretrained(phase.out).eval()
     canary = summary["canary"]
-    assert canary["logp"] == pytest.approx(float(plain_logp(written, canary["prompt"], canary["response"]).detach()), abs=1e-3)
+    written = AutoModelForCausalLM.from_pretrained(phase.out).eval()
+    logp = plain_logp(written, canary["prompt"], canary["response"])
+    assert canary["logp"] == pytest.approx(logp.item(), abs=1e-3)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_phase(

@@ -54,7 +54,8 @@ def test_softmax_dpo_by_hand() -> None:
 def test_softmax_dpo_with_one_negative_is_dpo() -> None:
     policy, reference = random_logps(50, 2, seed=0)
     torch.testing.assert_close(
-        softmax_dpo_loss(policy, reference, whole(policy), beta=0.7), dpo_loss(policy, reference, whole(policy), beta=0.7)
+        softmax_dpo_loss(policy, reference, whole(policy), beta=0.7),
+        dpo_loss(policy, reference, whole(policy), beta=0.7),
     )
 
 
@@ -133,7 +134,9 @@ def test_configuration_names_the_losses_that_exist() -> None:
     assert set(get_args(get_type_hints(PreferenceConfig)["loss"])) == set(PREFERENCE_LOSSES)
 
 
-def trl_dpo_loss(policy_logps_B2: Tensor, reference_logps_B2: Tensor, *, beta: float) -> tuple[Tensor, dict[str, float]]:
+def trl_dpo_loss(
+    policy_logps_B2: Tensor, reference_logps_B2: Tensor, *, beta: float
+) -> tuple[Tensor, dict[str, float]]:
     """The loss of TRL 1.16's DPOTrainer, ``_compute_loss``, and what it logs, called without a trainer.
 
     Its model is replaced by one that returns given log-probabilities: sequences of a prompt token and one response

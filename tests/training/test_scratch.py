@@ -66,9 +66,7 @@ def test_prompts_begin_with_bos_once_and_do_not_end(tokenizer: Any) -> None:
 
 
 def test_frequent_texts_are_merged(tmp_path: Path) -> None:
-    write_untrained_model(
-        tmp_path, ["The Hobbit"] * 50, dataclasses.replace(SCRATCH, vocab_size=320), max_positions=16
-    )
+    write_untrained_model(tmp_path, ["The Hobbit"] * 50, dataclasses.replace(SCRATCH, vocab_size=320), max_positions=16)
     assert len(AutoTokenizer.from_pretrained(tmp_path)("The Hobbit")["input_ids"]) <= 2
 
 

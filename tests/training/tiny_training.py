@@ -1,4 +1,4 @@
-"""A tiny scratch Llama with two LoRA adapters, rows for it, and a second implementation of response log-probabilities."""
+"""A tiny scratch Llama with two LoRA adapters, rows for it, and a second way to its log-probabilities."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ from sprec_ray.config import LoraConfig, ScratchConfig
 from sprec_ray.training.phase import TokenGroup
 from sprec_ray.training.scratch import write_untrained_model
 
-TITLES = ("Dune", "Emma", 'A Child Called "It"', "Les Misérables", "1984", "Émile", "吾輩は猫である", "Salt Road (Salt, #1)")
+TITLES = (
+    "Dune",
+    "Emma",
+    'A Child Called "It"',
+    "Les Misérables",
+    "1984",
+    "Émile",
+    "吾輩は猫である",
+    "Salt Road (Salt, #1)",
+)
 SCRATCH = ScratchConfig(vocab_size=300, hidden_size=32, num_layers=2, num_heads=2)
 LORA = LoraConfig(rank=4, alpha=8, dropout=0.0)
 VOCABULARY = 290
