@@ -97,25 +97,32 @@ def test_accumulation_by_hand(global_batch_size: int, micro_batch_size: int, wor
 
 
 def test_learning_rate_by_hand() -> None:
-    """40 steps, at most 4 of them warm-up: peak * (1, 2, 3, 4) / 4, then peak * (40 - step) / 36 from step 4 on."""
-    rates = [learning_rate(step, 40, peak=0.2, num_warmup_steps=20) for step in range(40)]
+    """40 steps, 4 of them warm-up: peak * (1, 2, 3, 4) / 4, then peak * (40 - step) / 36 from step 4 on."""
+    rates = [learning_rate(step, 40, peak=0.2, num_warmup_steps=4) for step in range(40)]
     assert rates[:4] == pytest.approx([0.05, 0.1, 0.15, 0.2])
     assert rates[4] == pytest.approx(0.2)
     assert rates[22] == pytest.approx(0.2 * 18 / 36)
     assert rates[39] == pytest.approx(0.2 / 36)
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 9])
-def test_few_steps_have_no_warm_up(num_steps: int) -> None:
+def test_without_warm_up_the_first_step_has_the_peak() -> None:
+    rates = [learning_rate(step, 4, peak=2.0, num_warmup_steps=0) for step in range(4)]
+    assert rates == pytest.approx([2.0, 1.5, 1.0, 0.5])
+
+
+@pytest.mark.parametrize("num_steps", [1, 5, 20])
+def test_a_phase_no_longer_than_its_warm_up_only_rises(num_steps: int) -> None:
     rates = [learning_rate(step, num_steps, peak=1.0, num_warmup_steps=20) for step in range(num_steps)]
-    assert rates == pytest.approx([(num_steps - step) / num_steps for step in range(num_steps)])
+    assert rates == pytest.approx([(step + 1) / 20 for step in range(num_steps)])
 
 
 @given(num_steps=st.integers(1, 300), num_warmup_steps=st.integers(0, 50))
-def test_learning_rate_rises_to_its_peak_and_falls_but_never_to_zero(num_steps: int, num_warmup_steps: int) -> None:
+def test_learning_rate_rises_towards_its_peak_and_falls_but_never_to_zero(
+    num_steps: int, num_warmup_steps: int
+) -> None:
     rates = [learning_rate(step, num_steps, peak=3.0, num_warmup_steps=num_warmup_steps) for step in range(num_steps)]
     top = rates.index(max(rates))
-    assert max(rates) == pytest.approx(3.0)
+    assert max(rates) == pytest.approx(3.0 * min(1, num_steps / max(1, num_warmup_steps)))
     assert rates[:top] == sorted(rates[:top])
     assert rates[top:] == sorted(rates[top:], reverse=True)
     assert min(rates) > 0

@@ -48,7 +48,8 @@ def sft(tiny_policy: TinyPolicy, tmp_path: Path) -> Phase:
         dtype="float32",
         out=str(tmp_path / "out"),
         seed=5,
-        training=TrainingConfig(max_grad_norm=0.5, weight_decay=0.01),
+        # Clips some steps and leaves others: where it clipped all or none, AdamW would hide a wrong scale of the loss.
+        training=TrainingConfig(max_grad_norm=1.5, weight_decay=0.01),
         optimization=SFT,
         lora=LORA,
         init_adapter=tiny_policy.adapters[0],
@@ -135,7 +136,7 @@ def test_sft_equals_a_plain_adamw_loop(processes: FitProcesses, sft: Phase) -> N
             group["lr"] = learning_rate(index, len(steps), peak=1e-2, num_warmup_steps=0)
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert max(norms) > sft.training.max_grad_norm  # clipping took part
+    assert min(norms) < sft.training.max_grad_norm < max(norms)
     assert [len(step.rows) for step in steps] == [4, 4, 2] * 2
     assert [step["loss"] for step in summary["steps"]] == pytest.approx(losses, abs=1e-5)
     trained = {
