@@ -68,7 +68,6 @@ WITHOUT_SENTENCE = {
     "PreferenceConfig.learning_rate": "Peak of the schedule.",
     "PreferenceConfig.num_epochs": "Passes over the groups.",
     "PreferenceConfig.global_batch_size": "Groups per optimizer step, over all workers; a multiple of their number.",
-    "PreferenceConfig.num_warmup_steps": "Linear warm-up to the learning rate, then linear decay to 0.",
     "DecodingConfig.num_decoders": "Engines in the pool.",
     "DecodingConfig.cpus_per_decoder": "CPUs that Ray reserves for a decoder, and its threads on a CPU.",
     "DecodingConfig.gpus_per_decoder": "0 decodes on the CPU; a share below 1 lets a worker live on the same GPU.",

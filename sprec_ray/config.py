@@ -156,7 +156,7 @@ class PreferenceConfig:
     micro_batch_size: PositiveInt = 2
     """Groups per forward pass; each holds 1 + N sequences."""
     num_warmup_steps: NonNegativeInt = 20
-    """As in ``sft``."""
+    """Linear warm-up to the learning rate, then linear decay to 0."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
