@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ class Evaluator:
         embed: RunEmbedding,
     ) -> None:
         self._config, self._catalog, self._test, self._model_path = config, catalog, test, model_path
+        self.waited_s = 0.0
+        """Seconds of the last ``evaluate`` in which the training workers were busy with something else."""
         self._run_embedding = embed
         # A window's history is the earlier part of the same sequence: targets alone count every event about once.
         self._popularity = Counter(example.target for example in train if example.target in catalog)
@@ -59,6 +62,7 @@ class Evaluator:
         ``predictions.json`` and ``grounded.json`` in the stage's folder, and the ``catalog`` folder beside it, are what
         ``jobs.score_predictions`` reads: it must give the same numbers.
         """
+        self.waited_s = 0.0
         self._write_catalog(stage.path.parent / "catalog")
         generated = [rollout.hypotheses[0].text for rollout in rollouts]
         if self._config.evaluation.grounding == "sentence":
@@ -113,7 +117,9 @@ class Evaluator:
                 texts_path=str(texts_path),
                 out=str(out),
             )
-            self._run_embedding(task, f"{label}: embedding")
+            start = time.monotonic()
+            summary = self._run_embedding(task, f"{label}: embedding")
+            self.waited_s += max(0.0, time.monotonic() - start - summary["compute_s"])
             vectors: npt.NDArray[np.float32] = np.load(out, allow_pickle=False)
             texts_path.unlink()
             out.unlink()

@@ -238,9 +238,12 @@ class RayStages:
         start = time.time()
         rollouts = self._decode(policy, self.test_examples, beam_width=1, label=f"{label}: test rows").result()
         self.clock.add(f"{label}: test rows", "decode", start, time.time() - start)
-        with self.clock.span(f"{label}: grounding", "evaluate"), self._stage(stage, f"{label}: evaluation") as summary:
+        start = time.time()
+        with self._stage(stage, f"{label}: evaluation") as summary:
             result = self.evaluator.evaluate(label, policy, rollouts, stage)
             summary.update(result=dataclasses.asdict(result), engine=self.engines.decoder_name)
+        busy_s = time.time() - start - self.evaluator.waited_s
+        self.clock.add(f"{label}: grounding", "evaluate", time.time() - busy_s, busy_s)
         if policy is not None and result.metrics["valid"] < 0.9:
             logger.warning("%s: only %.1f %% of the answers are titles", label, 100 * result.metrics["valid"])
         return result
