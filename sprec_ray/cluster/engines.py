@@ -25,9 +25,10 @@ class Engines:
 
     def __init__(self, config: RunConfig, folder: Path, clock: Clock) -> None:
         self._config, self._folder, self._clock = config, folder, clock
-        self._decoding_lock = threading.Lock()
+        self._lock = threading.RLock()
         self._canaries: dict[str, dict[str, Any]] = {}
         self._pool: DecoderPool | None = None
+        self._encoder: Any = None
         self.decoder_name = ""
         """Name and version of the decoding engine, once it has started."""
         self.text = TextSettings(
@@ -48,26 +49,36 @@ class Engines:
         Where they share GPUs by fractions the decoders go first: Ray fills a GPU before it takes the next, and a
         decoder's share above one half keeps two of them, or two workers after them, off one GPU.
         """
-        if not self._config.training.gpus_per_worker:
+        with self._lock:  # stages and the evaluation beside them both come here
+            if self._pool is None:
+                if not self._config.training.gpus_per_worker:
+                    _ = self.session
+                self._start_decoders(model_path)
             _ = self.session
-        if self._pool is None:
-            model = self._config.model
-            start = time.time()
-            self._pool = DecoderPool(
-                self._config.decoding,
-                DecoderModel(
-                    path=model_path,
-                    dtype=model.dtype,
-                    max_model_len=model.max_prompt_tokens + model.max_response_tokens,
-                    max_beam_width=2 * self._config.selfplay.num_negatives,
-                    lora_rank=model.lora.rank,
-                    trust_remote_code=model.trust_remote_code,
-                ),
-                seed=self._config.seed,
-            )
-            self.decoder_name = self._pool.wait_ready()
-            self._clock.add("decoders", "launch", start, time.time() - start)
-        _ = self.session
+
+    def _start_decoders(self, model_path: str) -> None:
+        from transformers import AutoTokenizer
+
+        model = self._config.model
+        start = time.time()
+        self._encoder = self.text.encoder(
+            AutoTokenizer.from_pretrained(model_path, trust_remote_code=model.trust_remote_code)
+        )
+        pool = DecoderPool(
+            self._config.decoding,
+            DecoderModel(
+                path=model_path,
+                dtype=model.dtype,
+                max_model_len=model.max_prompt_tokens + model.max_response_tokens,
+                max_beam_width=2 * self._config.selfplay.num_negatives,
+                lora_rank=model.lora.rank,
+                trust_remote_code=model.trust_remote_code,
+            ),
+            seed=self._config.seed,
+        )
+        self._pool = pool
+        self.decoder_name = pool.wait_ready()
+        self._clock.add("decoders", "launch", start, time.time() - start)
 
     def train(
         self, stage: Stage, phase: Phase, groups: Sequence[PreferenceGroup], name: str, *, whole_text: bool = False
@@ -112,22 +123,14 @@ class Engines:
         """
         self.start(model_path)
         assert self._pool is not None
-        encoder = self._encoder(model_path)
-        rows = [(example.example_id, encoder.prompt(example.history)) for example in examples]
-        with self._decoding_lock:
+        with self._lock:
+            rows = [(example.example_id, self._encoder.prompt(example.history)) for example in examples]
             self._pool.load_adapter(policy)
             if policy is not None:
                 self._check_canary(self._pool, policy)
             return self._pool.start_decode(
                 rows, beam_width=beam_width, max_new_tokens=self._config.model.max_response_tokens, label=label
             )
-
-    def _encoder(self, model_path: str) -> Any:
-        from transformers import AutoTokenizer
-
-        return self.text.encoder(
-            AutoTokenizer.from_pretrained(model_path, trust_remote_code=self._config.model.trust_remote_code)
-        )
 
     def _check_canary(self, pool: DecoderPool, policy: AdapterCheckpoint) -> None:
         """An adapter that is silently not applied is a known failure of engines: compare one log-probability."""

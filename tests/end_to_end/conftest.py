@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sprec_ray.cluster.run import RunOutcome, train_selfplay
 from sprec_ray.config import RunConfig, load_config
 
 TINY = """
@@ -44,3 +45,8 @@ def tiny(tiny_file: Path, output_dir: Path) -> Callable[..., RunConfig]:
         return load_config([str(tiny_file), f"output_dir={output_dir}", f"name={name}", *overrides])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def undisturbed(ray_session: None, tiny: Callable[..., RunConfig]) -> RunOutcome:
+    return train_selfplay(tiny("undisturbed"))

@@ -31,11 +31,6 @@ def weights_of(folder: Path, stage: str = "iteration-0/preference") -> bytes:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(ray_session: None, tiny: Make) -> RunOutcome:
-    return train_selfplay(tiny("undisturbed"))
-
-
-@pytest.fixture(scope="session")
 def on_vllm(ray_session: None, tiny: Make) -> RunOutcome:
     return train_selfplay(tiny("vllm", "decoding.engine=vllm"))
 
