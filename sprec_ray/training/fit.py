@@ -30,7 +30,7 @@ from sprec_ray.training.batches import Step, accumulation, learning_rate, plan_s
 from sprec_ray.training.engine import make_engine, set_learning_rate, whole_parameters
 from sprec_ray.training.losses import PREFERENCE_LOSSES, preference_metrics
 from sprec_ray.training.phase import Phase, TokenGroup
-from sprec_ray.training.scoring import ResponseScorer, make_scoring_batch
+from sprec_ray.training.scoring import ResponseScorer, check_scorer, make_scoring_batch
 
 Progress = Callable[[int, int, float], None]
 """Called by rank 0 with (step, number of steps, loss)."""
@@ -53,7 +53,7 @@ def run_phase(phase: Phase, groups: Sequence[TokenGroup], worker: Worker, progre
     Raises RuntimeError when the first preference batch does not give the loss of policy = reference where it must.
     """
     started = time.monotonic()
-    model = _load_model(phase)
+    model = _load_model(phase, groups[0])
     settings = phase.optimization
     micro_batch_size = min(settings.micro_batch_size, settings.global_batch_size)
     engine = make_engine(
@@ -97,8 +97,9 @@ def run_phase(phase: Phase, groups: Sequence[TokenGroup], worker: Worker, progre
     }
 
 
-def _load_model(phase: Phase) -> Any:
+def _load_model(phase: Phase, row: TokenGroup) -> Any:
     model = load_language_model(phase.model_path, dtype=phase.dtype, trust_remote_code=phase.trust_remote_code)
+    check_scorer(model, row.prompt[-16:], row.responses[0][:4])
     if phase.lora is not None:
         dropout = 0.0 if phase.preference else phase.lora.dropout
         model = attach_adapter(model, phase.lora, dropout=dropout, seed=phase.seed)

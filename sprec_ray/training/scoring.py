@@ -73,3 +73,24 @@ class ResponseScorer(nn.Module):
         logps_M = logits_MV.gather(1, tokens_M[:, None])[:, 0] - torch.logsumexp(logits_MV, dim=1)
         logps_RT = torch.zeros(predicted_RT.shape, dtype=torch.float32, device=logits_MV.device)
         return logps_RT.masked_scatter(predicted_RT, logps_M).sum(1)
+
+
+def check_scorer(model: Any, prompt: Sequence[int], response: Sequence[int]) -> None:
+    """Compare the scorer with the model's own logits on one row; call it before the model is handed to an engine.
+
+    Raises ValueError for an architecture that changes its logits after the LM head in a way the scorer does not know
+    (Cohere and Granite scale them): its log-probabilities would be wrong without any other sign.
+    """
+    device = next(model.parameters()).device
+    batch = make_scoring_batch([(prompt, response)], device=device)
+    with torch.no_grad():
+        ours = float(ResponseScorer(model)(batch)[0])
+        logits_TV = model(input_ids=batch.input_ids_RT).logits[0, :-1].float()
+    tokens_T = batch.input_ids_RT[0, 1:]
+    logps_T = logits_TV.log_softmax(-1).gather(1, tokens_T[:, None])[:, 0]
+    theirs = float(logps_T[batch.response_mask_RT[0, 1:]].sum())
+    if abs(ours - theirs) > 0.05 * len(response):
+        raise ValueError(
+            f"{type(model).__name__} changes its logits after the LM head in a way that scoring does not know "
+            f"({ours:.3f} nats against its own {theirs:.3f}); use a Llama, Mistral, Qwen or Gemma model"
+        )

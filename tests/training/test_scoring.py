@@ -1,14 +1,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from tiny_training import TinyPolicy, make_groups, plain_logp, plain_policy
 from torch import Tensor, nn
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
-from sprec_ray.training.scoring import ResponseScorer, make_scoring_batch
+from sprec_ray.training.scoring import ResponseScorer, check_scorer, make_scoring_batch
 
 CPU = torch.device("cpu")
 ROWS = [(group.prompt, group.responses[0]) for group in make_groups(7, seed=3)]
@@ -111,3 +121,37 @@ def test_scores_of_a_bfloat16_model_are_float32(tiny_policy: TinyPolicy) -> None
         expected = score(plain_policy(tiny_policy.path, None).eval(), ROWS)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0.03, atol=0.3)
+
+
+@pytest.mark.parametrize(
+    ("model_class", "config"),
+    [
+        (CohereForCausalLM, CohereConfig(logit_scale=0.25)),
+        (GraniteForCausalLM, GraniteConfig(logits_scaling=8.0)),
+    ],
+)
+def test_an_architecture_that_scales_its_logits_is_refused(model_class: Any, config: Any) -> None:
+    """The scorer applies the LM head itself: a factor after it would silently flatten every distribution."""
+    for key, value in {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "pad_token_id": 0,
+        "initializer_range": 1.0,
+    }.items():
+        setattr(config, key, value)
+    torch.manual_seed(0)
+    model = model_class(config).eval()
+    with pytest.raises(ValueError, match=r"changes its logits after the LM head"):
+        check_scorer(model, [5, 6, 7], [8, 9, 10, 11])
+
+
+def test_a_llama_passes_the_check() -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+    )
+    check_scorer(LlamaForCausalLM(config).eval(), [5, 6, 7], [8, 9, 10, 11])
