@@ -1,13 +1,15 @@
 """Make a run's data to look at: ``python -m jobs.prepare_data configs/demo.yaml [section.key=value ...]``."""
 
 from jobs.command import run_job
-from sprec_ray.cluster.run import prepare_run
 from sprec_ray.config import load_config
 
 
 def main(arguments: list[str]) -> None:
     """Write the data of the configuration under ``<output_dir>/<name>/data`` and print its counts."""
-    folder, counts = prepare_run(load_config(arguments))
+    config = load_config(arguments)
+    from sprec_ray.cluster.run import prepare_run  # after the configuration is known to be good
+
+    folder, counts = prepare_run(config)
     for name, count in counts.items():
         print(f"{name}: {count}")
     print(f"Data: {folder}")

@@ -1,14 +1,17 @@
 """Run SPRec: ``python -m jobs.train_selfplay configs/demo.yaml [section.key=value ...]``."""
 
 from jobs.command import run_job
-from sprec_ray.cluster.run import train_selfplay
 from sprec_ray.config import load_config
-from sprec_ray.evaluation.report_tables import format_table
 
 
 def main(arguments: list[str]) -> None:
     """Run or continue what the configuration describes, and print its table."""
-    outcome = train_selfplay(load_config(arguments))
+    config = load_config(arguments)
+    # After the configuration is known to be good: importing Ray and torch takes seconds.
+    from sprec_ray.cluster.run import train_selfplay
+    from sprec_ray.evaluation.report_tables import format_table
+
+    outcome = train_selfplay(config)
     if outcome.was_finished:
         print("This run is finished; nothing was done. Delete its folder or choose another name= to run again.")
     print(format_table(outcome.results))
