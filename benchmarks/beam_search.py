@@ -1,8 +1,8 @@
 """Beam search of our vLLM decoder against vLLM's own ``LLM.beam_search`` and transformers' ``generate``.
 
-``python benchmarks/beam_search.py``: one model with random weights, so that no beam ends early, and the same prompts for
-all three; each engine runs in a process of its own with the same number of threads, because one process holds one vLLM
-engine. Prints prompts per second and the ratio to ``LLM.beam_search``.
+``python benchmarks/beam_search.py``: one model with random weights, so that no beam ends early, and the same prompts
+for all three; each engine runs in a process of its own with the same number of threads, because one process holds one
+vLLM engine. Prints prompts per second and the ratio to ``LLM.beam_search``.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.config import RunConfig, config_to_dict, flatten
+from sprec_ray.config import RunConfig
+from sprec_ray.config_files import config_to_dict, flatten
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "sprec_ray" / "config.py"

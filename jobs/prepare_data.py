@@ -1,7 +1,7 @@
 """Make a run's data to look at: ``python -m jobs.prepare_data configs/demo.yaml [section.key=value ...]``."""
 
 from jobs.command import run_job
-from sprec_ray.config import load_config
+from sprec_ray.config_files import load_config
 
 
 def main(arguments: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Run SPRec: ``python -m jobs.train_selfplay configs/demo.yaml [section.key=value ...]``."""
 
 from jobs.command import run_job
-from sprec_ray.config import load_config
+from sprec_ray.config_files import load_config
 
 
 def main(arguments: list[str]) -> None:

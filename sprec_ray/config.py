@@ -1,15 +1,10 @@
-"""The configuration of a run: a frozen, typed ``RunConfig``; defaults, then YAML files, then ``section.key=value``."""
+"""The configuration of a run: a frozen, typed ``RunConfig`` and its sections."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -256,116 +251,3 @@ class RunConfig:
         if self.model.scratch.hidden_size % (2 * self.model.scratch.num_heads):
             raise ValueError("model.scratch.hidden_size must be a multiple of twice model.scratch.num_heads")
         return self
-
-
-_ADAPTER = TypeAdapter(RunConfig)
-
-
-def load_config(arguments: Sequence[str]) -> RunConfig:
-    """The configuration of a command line: YAML files left to right, then ``section.key=value`` overrides.
-
-    Raises ConfigError naming the file or key and the remedy.
-    """
-    merged: dict[str, Any] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if equals and not key.endswith((".yaml", ".yml")):
-            _merge(merged, _nested(key.strip(), _scalar(value)), source=argument)
-        else:
-            _merge(merged, _read_yaml(Path(argument)), source=argument)
-    return make_config(merged)
-
-
-def make_config(values: Mapping[str, Any]) -> RunConfig:
-    """A RunConfig of nested plain values; ConfigError names the first key that is wrong."""
-    try:
-        return _ADAPTER.validate_python(dict(values))
-    except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
-
-
-def config_to_dict(config: RunConfig) -> dict[str, Any]:
-    """The configuration as nested plain values, ready for YAML or JSON."""
-    values: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
-    return values
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values under dotted keys.
-
-    >>> flatten({"sft": {"num_epochs": 4}})
-    {'sft.num_epochs': 4}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such configuration file; see configs/ for the shipped ones")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected sections with keys, found {type(values).__name__}")
-    return values
-
-
-def _scalar(text: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    if isinstance(value, str):
-        try:
-            return float(value)  # YAML reads 2e-5 as text
-        except ValueError:
-            return value
-    return value
-
-
-def _nested(dotted: str, value: Any) -> dict[str, Any]:
-    for key in reversed(dotted.split(".")):
-        value = {key: value}
-    result: dict[str, Any] = value
-    return result
-
-
-def _merge(into: dict[str, Any], values: Mapping[str, Any], *, source: str) -> None:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value, source=source)
-        elif isinstance(into.get(key), dict):
-            raise ConfigError(f"{source}: {key} is a section; write {key}.<key>=value")
-        else:
-            into[key] = dict(value) if isinstance(value, Mapping) else value
-
-
-def _explain(error: ValidationError) -> str:
-    """One line for the first thing that is wrong."""
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    key = ".".join(location)
-    if first["type"] == "unexpected_keyword_argument":
-        section: Any = RunConfig
-        for part in location[:-1]:
-            section = _section_type(section, part)
-        known = [field.name for field in dataclasses.fields(section)]
-        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {'.'.join([*location[:-1], close[0]])}?" if close else f"known: {', '.join(known)}"
-        return f"{key}: unknown key; {hint}"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"{key}={first['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _section_type(section: Any, name: str) -> Any:
-    types = {field.name: type(field.default) for field in dataclasses.fields(section)}
-    return types[name]

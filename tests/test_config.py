@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from sprec_ray.config import ConfigError, RunConfig, config_to_dict, flatten, load_config, make_config
+from sprec_ray.config import ConfigError, RunConfig
+from sprec_ray.config_files import config_to_dict, flatten, load_config, make_config
 
 
 def write(folder: Path, name: str, text: str) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from sprec_ray.config import RunConfig, load_config
+from sprec_ray.config import RunConfig
+from sprec_ray.config_files import load_config
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").rglob("*.y*ml"))

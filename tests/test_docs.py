@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sprec_ray.config import config_to_dict, flatten, load_config
+from sprec_ray.config_files import config_to_dict, flatten, load_config
 from sprec_ray.evaluation.paper import differences_from_paper
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,8 @@ from typing import Any
 
 from sprec_ray.artifacts import Stage, as_eval_result, read_json, write_json, write_text
 from sprec_ray.cluster.timeline import first_start, read_timeline
-from sprec_ray.config import RunConfig, config_to_dict, flatten
+from sprec_ray.config import RunConfig
+from sprec_ray.config_files import config_to_dict, flatten
 from sprec_ray.evaluation.paper import differences_from_paper
 from sprec_ray.evaluation.report import ReportData, write_report
 from sprec_ray.types import EvalResult

@@ -16,7 +16,8 @@ import yaml
 from sprec_ray.artifacts import MARKER, ArtifactError, Stage, write_text
 from sprec_ray.cluster.pipeline import RayStages
 from sprec_ray.cluster.results import read_results, write_results
-from sprec_ray.config import ConfigError, RunConfig, config_to_dict, flatten
+from sprec_ray.config import ConfigError, RunConfig
+from sprec_ray.config_files import config_to_dict, flatten
 from sprec_ray.selfplay.loop import run_self_play
 from sprec_ray.types import EvalResult
 

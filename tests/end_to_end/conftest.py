@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from sprec_ray.cluster.run import RunOutcome, train_selfplay
-from sprec_ray.config import RunConfig, load_config
+from sprec_ray.config import RunConfig
+from sprec_ray.config_files import load_config
 
 TINY = """
 data: {source: demo, noun: book, template: short, num_train: 48, num_valid: 8, num_test: 16,

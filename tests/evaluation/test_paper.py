@@ -2,7 +2,8 @@
 
 import pytest
 
-from sprec_ray.config import RunConfig, config_to_dict, flatten, make_config
+from sprec_ray.config import RunConfig
+from sprec_ray.config_files import config_to_dict, flatten, make_config
 from sprec_ray.evaluation.paper import PAPER_SETTINGS, differences_from_paper
 
 FLAT = flatten(config_to_dict(RunConfig()))

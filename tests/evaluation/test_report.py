@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from sprec_ray.config import RunConfig, config_to_dict, flatten
+from sprec_ray.config import RunConfig
+from sprec_ray.config_files import config_to_dict, flatten
 from sprec_ray.evaluation.paper import differences_from_paper
 from sprec_ray.evaluation.report import ReportData, Span, derive_warnings, render_report, write_report
 from sprec_ray.evaluation.report_sections import before_after
@@ -170,7 +171,10 @@ def test_bad_answers_are_warnings_but_not_of_the_base_model(run):
     bad = dataclasses.replace(
         run,
         results=(result("base", valid=0.0), result("sft", valid=0.8)),
-        counters={"iteration-0": {"beams": 10, "equal_to_target": 6}, "iteration-1": {"beams": 10}},
+        counters={
+            "iteration-0": {"examples": 10, "beams": 20, "top_equal_to_target": 6},
+            "iteration-1": {"examples": 10, "top_equal_to_target": 5},
+        },
     )
     warned = derive_warnings(bad)[1:]
     assert len(warned) == 2

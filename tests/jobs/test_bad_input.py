@@ -8,7 +8,8 @@ import pytest
 
 from sprec_ray.cluster import run
 from sprec_ray.cluster.run import train_selfplay
-from sprec_ray.config import ConfigError, load_config
+from sprec_ray.config import ConfigError
+from sprec_ray.config_files import load_config
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from sprec_ray.config import RunConfig, make_config
+from sprec_ray.config import RunConfig
+from sprec_ray.config_files import make_config
 from sprec_ray.selfplay.loop import reference_of, run_self_play
 from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, PreferenceGroup
 
