@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sprec_ray.artifacts import Stage, as_eval_result, read_json, read_rollouts, read_rows, write_rows
 from sprec_ray.cluster.datasets import prepare_data
@@ -29,12 +29,14 @@ from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, PreferenceGr
 
 logger = logging.getLogger(__name__)
 
+Split = Literal["test", "valid"]
+
 
 class RayStages:
     """The ``Stages`` of ``selfplay.loop``, as folders of the run directory."""
 
-    def __init__(self, config: RunConfig, folder: Path) -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, config: RunConfig, folder: Path, *, split: Split = "test") -> None:
+        self.config, self.folder, self.split = config, folder, split
         self.clock = Clock(folder)
         self.engines = Engines(config, folder, self.clock)
         self._evaluations = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
@@ -69,9 +71,14 @@ class RayStages:
         return read_rows(self.folder / "data" / "train.jsonl", Example)
 
     @cached_property
-    def test_examples(self) -> list[Example]:
-        """All test examples."""
-        return read_rows(self.folder / "data" / "test.jsonl", Example)
+    def measured_examples(self) -> list[Example]:
+        """The examples that policies are measured on."""
+        return read_rows(self.folder / "data" / f"{self.split}.jsonl", Example)
+
+    @property
+    def evaluations(self) -> Path:
+        """The folder of the evaluations on the split."""
+        return self.folder / ("evaluations" if self.split == "test" else f"evaluations-{self.split}")
 
     @cached_property
     def model_path(self) -> str:
@@ -184,7 +191,7 @@ class RayStages:
 
     def evaluate(self, label: str, policy: AdapterCheckpoint | None) -> Callable[[], EvalResult]:
         """Begin to measure a policy on the test rows, beside what comes next; returns what waits for the result."""
-        stage = Stage(self.folder / "evaluations" / label)
+        stage = Stage(self.evaluations / label)
         if stage.is_finished:
             return lambda: as_eval_result(stage.summary["result"])
         self.engines.start(self.model_path)  # here, not in the thread, so that it is done once
@@ -236,8 +243,8 @@ class RayStages:
 
     def _evaluate(self, stage: Stage, label: str, policy: AdapterCheckpoint | None) -> EvalResult:
         start = time.time()
-        rollouts = self._decode(policy, self.test_examples, beam_width=1, label=f"{label}: test rows").result()
-        self.clock.add(f"{label}: test rows", "decode", start, time.time() - start)
+        rollouts = self._decode(policy, self.measured_examples, beam_width=1, label=f"{label}: {self.split} rows").result()
+        self.clock.add(f"{label}: {self.split} rows", "decode", start, time.time() - start)
         start = time.time()
         with self._stage(stage, f"{label}: evaluation") as summary:
             result = self.evaluator.evaluate(label, policy, rollouts, stage)
@@ -255,7 +262,7 @@ class RayStages:
             self.config,
             catalog=self.catalog,
             train=self.train_examples,
-            test=self.test_examples,
+            test=self.measured_examples,
             model_path=self.model_path,
             embed=self.engines.embed,
         )
@@ -267,7 +274,7 @@ class RayStages:
 
     def decoding_engine(self) -> str:
         """Name and version of the engine that decoded the test rows."""
-        name: str = Stage(self.folder / "evaluations" / "sft").summary["engine"]
+        name: str = Stage(self.evaluations / "sft").summary["engine"]
         return name
 
     def close(self) -> None:

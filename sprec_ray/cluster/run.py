@@ -13,8 +13,8 @@ from typing import Any
 import ray
 import yaml
 
-from sprec_ray.artifacts import MARKER, ArtifactError, Stage, write_text
-from sprec_ray.cluster.pipeline import RayStages
+from sprec_ray.artifacts import MARKER, ArtifactError, Stage, write_json, write_text
+from sprec_ray.cluster.pipeline import RayStages, Split
 from sprec_ray.cluster.results import read_results, write_results
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import config_to_dict, flatten
@@ -54,6 +54,20 @@ def train_selfplay(config: RunConfig) -> RunOutcome:
     return RunOutcome(results=tuple(results), report=folder / "report.html", was_finished=False)
 
 
+def evaluate_on_valid(config: RunConfig) -> tuple[EvalResult, ...]:
+    """The metrics of a finished run's policies on its validation rows, kept in results-valid.json.
+
+    Raises ConfigError when the run is not finished.
+    """
+    folder = open_run(config)
+    if not _is_finished(config, folder):
+        raise ConfigError(f"{folder} is not finished; run jobs.train_selfplay with the same arguments first")
+    with _stages(config, folder, split="valid") as stages:
+        results = [*run_self_play(config, stages), *stages.evaluator.baselines()]
+    write_json(folder / "results-valid.json", {"results": [dataclasses.asdict(result) for result in results]})
+    return tuple(results)
+
+
 def prepare_run(config: RunConfig) -> tuple[Path, dict[str, int]]:
     """Make the data of a run and nothing else; returns its folder and the counts. The run continues from it."""
     folder = open_run(config)
@@ -74,9 +88,9 @@ def open_run(config: RunConfig) -> Path:
 
 
 @contextmanager
-def _stages(config: RunConfig, folder: Path) -> Iterator[RayStages]:
+def _stages(config: RunConfig, folder: Path, *, split: Split = "test") -> Iterator[RayStages]:
     """The stages of a run on a cluster that runs already or is started for them."""
-    stages = RayStages(config, folder)
+    stages = RayStages(config, folder, split=split)
     with stages.clock.span("ray", "launch"):
         started_here = _connect(config)
     try:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from jobs.score_predictions import main as score_main
 from sprec_ray.artifacts import MARKER, ArtifactError, read_json, read_rows
-from sprec_ray.cluster.run import RunOutcome, train_selfplay
+from sprec_ray.cluster.run import RunOutcome, evaluate_on_valid, train_selfplay
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.types import PreferenceGroup
 
@@ -98,6 +98,14 @@ def test_the_predictions_of_a_run_score_the_same_through_the_scoring_job(
     for name in ("hr", "ndcg", "div_ratio", "or_ratio", "mgu", "dgu"):
         for k in (1, 5):
             assert scored[f"{name}@{k}"] == pytest.approx(measured[f"{name}@{k}"]), name
+
+
+def test_a_finished_run_is_measured_on_its_validation_rows(undisturbed: RunOutcome, tiny: Make) -> None:
+    results = evaluate_on_valid(tiny("undisturbed"))
+    assert [result.label for result in results] == [result.label for result in undisturbed.results]
+    assert all(result.counts["num_rows"] == 8 for result in results)
+    with pytest.raises(ConfigError, match=r"is not finished; run jobs.train_selfplay"):
+        evaluate_on_valid(tiny("never-run"))
 
 
 def test_running_a_finished_run_again_does_nothing(undisturbed: RunOutcome, tiny: Make) -> None:
