@@ -243,8 +243,9 @@ class RayStages:
 
     def _evaluate(self, stage: Stage, label: str, policy: AdapterCheckpoint | None) -> EvalResult:
         start = time.time()
-        rollouts = self._decode(policy, self.measured_examples, beam_width=1, label=f"{label}: {self.split} rows").result()
-        self.clock.add(f"{label}: {self.split} rows", "decode", start, time.time() - start)
+        name = f"{label}: {self.split} rows"
+        rollouts = self._decode(policy, self.measured_examples, beam_width=1, label=name).result()
+        self.clock.add(name, "decode", start, time.time() - start)
         start = time.time()
         with self._stage(stage, f"{label}: evaluation") as summary:
             result = self.evaluator.evaluate(label, policy, rollouts, stage)
