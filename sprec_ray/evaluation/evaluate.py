@@ -149,10 +149,13 @@ def recommendations(ranked_BK: Ints, task: EvaluationTask) -> Recommendations:
 
 def _count_generated(generated: Sequence[str], catalog: Catalog) -> dict[str, int]:
     parsed = [parse_response(text) for text in generated]
+    valid = [title for title in parsed if title is not None and title in catalog]
     return {
         "num_parse_failures": sum(title is None for title in parsed),
         "num_in_catalog": sum(text_to_ground(text) in catalog for text in generated),
-        "num_valid": sum(title is not None and title in catalog for title in parsed),
+        "num_valid": len(valid),
+        # DivRatio also counts what invalid answers happen to be grounded to; this does not.
+        "num_distinct_valid": len(set(valid)),
     }
 
 

@@ -47,6 +47,7 @@ def test_generated_texts_by_hand():
         "num_parse_failures": 1,
         "num_in_catalog": 3,
         "num_valid": 2,
+        "num_distinct_valid": 2,
         "num_unknown_targets": 1,
         "num_history_items": 4,
         "num_unknown_history_items": 1,

@@ -79,6 +79,7 @@ def test_ready_lists_by_hand(files, tmp_path):
         "num_parse_failures": 2,
         "num_in_catalog": 3,
         "num_valid": 2,
+        "num_distinct_valid": 2,
         "num_short_lists": 1,
         "num_lists_with_repeats": 0,
         "num_grounded_unknown": 1,
