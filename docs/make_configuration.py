@@ -108,19 +108,28 @@ def render_document(text: str) -> str:
 
 def _rows(classes: dict[str, ast.ClassDef], name: str, prefix: str) -> Iterator[tuple[str, str, str, str]]:
     """(dotted key, type, meaning, ``Class.field`` where the meaning is not from config.py) of a class's fields."""
-    body = classes[name].body
-    for node, following in zip(body, [*body[1:], ast.Pass()], strict=True):
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
-            continue
-        key = node.target.id
+    for key, (node, following, owner) in _fields(classes, name).items():
         if isinstance(node.annotation, ast.Name) and node.annotation.id in classes:
             yield from _rows(classes, node.annotation.id, f"{prefix}{key}.")
         elif isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
             meaning = " ".join(str(following.value.value).split()).replace("``", "`").replace("|", "\\|")
             yield prefix + key, _kind(node.annotation), meaning, ""
         else:
-            field = f"{name}.{key}"
+            field = f"{owner}.{key}"
             yield prefix + key, _kind(node.annotation), WITHOUT_SENTENCE.get(field, ""), field
+
+
+def _fields(classes: dict[str, ast.ClassDef], name: str) -> dict[str, tuple[ast.AnnAssign, ast.stmt, str]]:
+    """Field to its declaration, what follows it, and its class; a subclass keeps the place and sentence of its base."""
+    fields: dict[str, tuple[ast.AnnAssign, ast.stmt, str]] = {}
+    for base in classes[name].bases:
+        if isinstance(base, ast.Name) and base.id in classes:
+            fields |= _fields(classes, base.id)
+    body = classes[name].body
+    for node, following in zip(body, [*body[1:], ast.Pass()], strict=True):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            fields.setdefault(node.target.id, (node, following, name))
+    return fields
 
 
 def _kind(annotation: ast.expr) -> str:

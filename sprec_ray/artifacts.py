@@ -35,7 +35,10 @@ class Stage:
         marker = self.path / MARKER
         if not marker.exists():
             return False
-        for name, size in read_json(marker)["files"].items():
+        content = read_json(marker)
+        if not isinstance(content, dict) or not {"files", "summary"} <= content.keys():
+            raise ArtifactError(f"{marker} is damaged; delete {self.path} and the stages after it, and run again")
+        for name, size in content["files"].items():
             file = self.path / name
             if not file.is_file() or file.stat().st_size != size:
                 raise ArtifactError(

@@ -13,7 +13,8 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-_STRICT = ConfigDict(extra="forbid")
+# A name like 2024 is a number to YAML.
+_STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
 
 class ConfigError(ValueError):
@@ -85,9 +86,17 @@ class LoraConfig:
 
     rank: PositiveInt = 16
     alpha: PositiveInt = 32
-    dropout: Share = 0.05
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Used in SFT; preference training runs without dropout."""
-    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -133,6 +142,14 @@ class PhaseConfig:
     micro_batch_size: PositiveInt = 4
     num_warmup_steps: NonNegativeInt = 20
     """Linear warm-up to the learning rate, then linear decay to 0."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SelfPlaySftConfig(PhaseConfig):
+    """The supervised fine-tuning inside an iteration: short and gentle."""
+
+    learning_rate: PositiveFloat = 2e-5
+    num_epochs: PositiveInt = 1
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -195,7 +212,7 @@ class SelfPlayConfig:
 class EvaluationConfig:
     """What is measured after each policy."""
 
-    k: tuple[PositiveInt, ...] = (1, 5)
+    k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 5)
     grounding: Literal["policy", "sentence"] = "policy"
     """Embedding of titles: the policy's last hidden state, or a sentence-transformers model."""
     sentence_model: str = "sentence-transformers/paraphrase-MiniLM-L3-v2"
@@ -218,7 +235,7 @@ class RunConfig:
     training: TrainingConfig = TrainingConfig()
     sft: PhaseConfig = PhaseConfig()
     """The first SFT, that makes A_0."""
-    selfplay_sft: PhaseConfig = PhaseConfig(learning_rate=2e-5, num_epochs=1)
+    selfplay_sft: SelfPlaySftConfig = SelfPlaySftConfig()
     """The SFT inside an iteration."""
     preference: PreferenceConfig = PreferenceConfig()
     decoding: DecodingConfig = DecodingConfig()
@@ -239,8 +256,8 @@ class RunConfig:
             raise ValueError(f"data.split={list(self.data.split)} must sum to 1")
         if self.data.min_history > self.data.max_history:
             raise ValueError("data.min_history must not exceed data.max_history")
-        if not self.name or "/" in self.name:
-            raise ValueError(f"name={self.name!r} must be a single folder name")
+        if not self.name or "/" in self.name or self.name in {".", "..", "cache"}:
+            raise ValueError(f"name={self.name!r} must be a single folder name, and not 'cache'")
         for section in ("sft", "selfplay_sft", "preference"):
             phase = getattr(self, section)
             if phase.global_batch_size % self.training.num_workers:

@@ -27,7 +27,7 @@ def load_config(arguments: Sequence[str]) -> RunConfig:
         if equals and not key.endswith((".yaml", ".yml")):
             _merge(merged, _nested(key.strip(), _scalar(value)), source=argument)
         else:
-            _merge(merged, _read_yaml(Path(argument)), source=argument)
+            _merge(merged, read_yaml(Path(argument)), source=argument)
     return make_config(merged)
 
 
@@ -60,7 +60,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file. Raises ConfigError naming the file when it is missing or not valid."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file; see configs/ for the shipped ones")
     try:

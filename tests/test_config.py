@@ -186,3 +186,23 @@ def test_flat_keys_are_overrides() -> None:
         load_config([f"{key}={yaml.safe_dump(value).removesuffix('...' + chr(10))}" for key, value in flat.items()])
         == config
     )
+
+
+def test_overriding_one_key_of_a_section_leaves_the_others_at_their_defaults() -> None:
+    """``selfplay_sft`` has other defaults than ``sft``; a partial section must not fall back to those of ``sft``."""
+    default = flatten(config_to_dict(RunConfig()))
+    needs_more = {"data.source", "preference.reference", "selfplay.num_negatives", "data.split"}
+    for key, value in default.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and key not in needs_more:
+            changed = flatten(config_to_dict(load_config([f"{key}={value}"])))
+            assert changed == default, key
+
+
+def test_a_name_that_yaml_reads_as_a_number_is_a_name() -> None:
+    assert load_config(["name=2024"]).name == "2024"
+
+
+@pytest.mark.parametrize("override", ["name=..", "name=cache", "evaluation.k=[]", "model.lora.target_modules=[]"])
+def test_values_that_cannot_run_are_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match=override.split("=")[0].split(".")[-1]):
+        load_config([override])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from sprec_ray.config import RunConfig
 from sprec_ray.decoding.decoder import DecoderModel
 from sprec_ray.training.phase import Phase
 from sprec_ray.types import AdapterCheckpoint, Example, PreferenceGroup
+
+logger = logging.getLogger(__name__)
 
 
 class Engines:
@@ -88,15 +91,21 @@ class Engines:
             self.start(phase.model_path)
         write_rows(stage.path / "rows.jsonl", groups)
         task = TrainTask(phase=phase, rows_path=str(stage.path / "rows.jsonl"), text=self.text, whole_text=whole_text)
-        start = time.time()
+        _warn_of_short_phase(phase, len(groups), name)
         summary = self.session.run(task, label=name)
-        end = time.time()
+        trained = time.time() - summary["compute_s"]
         launched = self.session.take_launch()
         if launched is not None:
             self._clock.add("training workers", "launch", *launched)
-            start = max(start, sum(launched))
-        self._clock.add(name, "load", start, max(0.0, end - start - summary["compute_s"]))
-        self._clock.add(name, "compute", end - summary["compute_s"], summary["compute_s"])
+        self._clock.add(name, "load", trained - summary["load_s"], summary["load_s"])
+        self._clock.add(name, "compute", trained, summary["compute_s"])
+        if summary["num_truncated_prompts"] > 0.1 * len(groups):
+            logger.warning(
+                "%s: %d of %d prompts lost their oldest titles; raise model.max_prompt_tokens",
+                name,
+                summary["num_truncated_prompts"],
+                len(groups),
+            )
         write_json(stage.path / "steps.json", summary.pop("steps"))
         return summary
 
@@ -150,3 +159,15 @@ class Engines:
             self._pool.close()
         if "session" in self.__dict__:
             self.session.close()
+
+
+def _warn_of_short_phase(phase: Phase, num_groups: int, name: str) -> None:
+    settings = phase.optimization
+    num_steps = settings.num_epochs * -(-num_groups // settings.global_batch_size)
+    if num_steps <= settings.num_warmup_steps:
+        logger.warning(
+            "%s: all %d steps are warm-up (num_warmup_steps=%d), so the learning rate stays below its peak",
+            name,
+            num_steps,
+            settings.num_warmup_steps,
+        )

@@ -28,11 +28,14 @@ def pretrained_model(
     """The folder of the small Llama, pre-trained on the whole text of the training examples unless it is cached.
 
     What it depends on names its folder, so runs share it exactly when they may: the data, ``model.scratch``, the text
-    settings and the package's version. The run's seed only orders the examples, and the order is undone here.
+    settings, clipping, weight decay and the package's version. The run's seed only orders the examples, and the order
+    is undone here.
     """
     examples = sorted(train, key=lambda example: example.example_id)
     key = hashlib.sha256(json.dumps([catalog.titles, [_content(example) for example in examples]]).encode())
-    settings = [config_to_dict(config)["model"]["scratch"], dataclasses.asdict(engines.text), __version__]
+    plain = config_to_dict(config)
+    optimizer = [plain["training"][name] for name in ("max_grad_norm", "weight_decay")]
+    settings = [plain["model"]["scratch"], dataclasses.asdict(engines.text), optimizer, __version__]
     key.update(json.dumps(settings, sort_keys=True).encode())
     stage = Stage(cache / f"model-{key.hexdigest()[:16]}")
     if not stage.is_finished:

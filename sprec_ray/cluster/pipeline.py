@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,7 @@ class RayStages:
         self.clock = Clock(folder)
         self.engines = Engines(config, folder, self.clock)
         self._evaluations = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
+        self._pending: list[Future[EvalResult]] = []
 
     def prepare(self) -> None:
         """Make the examples and the language model: what the loop starts from. Raises ConfigError for bad settings."""
@@ -195,7 +196,11 @@ class RayStages:
         if stage.is_finished:
             return lambda: as_eval_result(stage.summary["result"])
         self.engines.start(self.model_path)  # here, not in the thread, so that it is done once
-        return self._evaluations.submit(self._evaluate, stage, label, policy).result
+        for earlier in self._pending:
+            if earlier.done():
+                earlier.result()  # raises what failed, before more is trained on it
+        self._pending.append(self._evaluations.submit(self._evaluate, stage, label, policy))
+        return self._pending[-1].result
 
     # How they are done ------------------------------------------------------------------------------------------
 

@@ -33,10 +33,6 @@ def write_results(config: RunConfig, folder: Path, results: list[EvalResult], *,
     """Write results.json, metrics.jsonl and report.html from the files of the run."""
     rows = [dataclasses.asdict(result) for result in results]
     versions = _versions()
-    write_json(
-        folder / "results.json",
-        {"results": rows, "engines": dict(engines), "versions": versions, "config": config_to_dict(config)},
-    )
     training, metrics = _training_curves(config, folder)
     write_text(
         folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in [*metrics, *_evaluation_lines(results)])
@@ -64,14 +60,19 @@ def write_results(config: RunConfig, folder: Path, results: list[EvalResult], *,
             training=training,
             timeline=spans,
             dropped={
-                key.removeprefix("dropped/"): value
+                key.removeprefix("dropped/").replace("/", ": "): value
                 for key, value in read_json(folder / "data" / "counts.json").items()
-                if key.startswith("dropped/")
+                if key.startswith(("dropped/", "noted/", "missing/"))
             },
             counters=counters,
             config=flat,
             differences=differences_from_paper(flat),
         ),
+    )
+    # Last, because a run with this file is finished.
+    write_json(
+        folder / "results.json",
+        {"results": rows, "engines": dict(engines), "versions": versions, "config": config_to_dict(config)},
     )
 
 
@@ -111,15 +112,18 @@ def _evaluation_lines(results: list[EvalResult]) -> list[dict[str, Any]]:
 
 
 def _counters(config: RunConfig, folder: Path) -> dict[str, dict[str, int]]:
-    counters: dict[str, dict[str, int]] = {}
+    counters = {"sft": _truncated(Stage(folder / "sft"))}
     for iteration in range(config.selfplay.num_iterations):
         stage = folder / f"iteration-{iteration}"
         if not config.selfplay.preference or not Stage(stage / "groups").is_finished:
             continue
-        preference = Stage(stage / "preference").summary
         counters[f"iteration-{iteration}"] = {
             **Stage(stage / "groups").summary["counts"],
-            "truncated_prompts": preference["num_truncated_prompts"],
-            "truncated_responses": preference["num_truncated_responses"],
+            **_truncated(Stage(stage / "preference")),
         }
     return counters
+
+
+def _truncated(stage: Stage) -> dict[str, int]:
+    """Prompts and responses of a training phase that lost tokens to the limits."""
+    return {f"truncated_{name}": stage.summary[f"num_truncated_{name}"] for name in ("prompts", "responses")}

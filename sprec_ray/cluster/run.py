@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import importlib.util
 import logging
 import os
 from collections.abc import Iterator
@@ -17,11 +19,13 @@ from sprec_ray.artifacts import MARKER, ArtifactError, Stage, write_json, write_
 from sprec_ray.cluster.pipeline import RayStages, Split
 from sprec_ray.cluster.results import read_results, write_results
 from sprec_ray.config import ConfigError, RunConfig
-from sprec_ray.config_files import config_to_dict, flatten
+from sprec_ray.config_files import config_to_dict, flatten, read_yaml
 from sprec_ray.selfplay.loop import run_self_play
 from sprec_ray.types import EvalResult
 
 logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
 
 MAY_CHANGE = ("selfplay.num_iterations", "output_dir", "training.max_failures", "training.num_threads")
 """Settings that a run may be continued with; they change how it runs or how long, not what it is."""
@@ -42,16 +46,17 @@ def train_selfplay(config: RunConfig) -> RunOutcome:
 
     Raises ConfigError for settings that cannot run, ArtifactError for a damaged run directory, ValueError for data.
     """
-    folder = open_run(config)
-    if _is_finished(config, folder):
-        return RunOutcome(results=read_results(folder), report=folder / "report.html", was_finished=True)
-    with _stages(config, folder) as stages:
-        stages.prepare()
-        results = run_self_play(config, stages)
-        results += stages.evaluator.baselines()
-        engines = {"decoding": stages.decoding_engine(), "training": f"DeepSpeed, ZeRO {config.training.zero_stage}"}
-    write_results(config, folder, results, engines=engines)
-    return RunOutcome(results=tuple(results), report=folder / "report.html", was_finished=False)
+    with open_run(config) as folder:
+        report = folder / "report.html"
+        if _is_finished(config, folder):
+            return RunOutcome(results=read_results(folder), report=report, was_finished=True)
+        with _stages(config, folder) as stages:
+            stages.prepare()
+            results = [*run_self_play(config, stages), *stages.evaluator.baselines()]
+            engine = stages.decoding_engine()
+        training = f"DeepSpeed, ZeRO {config.training.zero_stage}"
+        write_results(config, folder, results, engines={"decoding": engine, "training": training})
+        return RunOutcome(results=tuple(results), report=report, was_finished=False)
 
 
 def evaluate_on_valid(config: RunConfig) -> tuple[EvalResult, ...]:
@@ -59,32 +64,42 @@ def evaluate_on_valid(config: RunConfig) -> tuple[EvalResult, ...]:
 
     Raises ConfigError when the run is not finished.
     """
-    folder = open_run(config)
-    if not _is_finished(config, folder):
-        raise ConfigError(f"{folder} is not finished; run jobs.train_selfplay with the same arguments first")
-    with _stages(config, folder, split="valid") as stages:
-        results = [*run_self_play(config, stages), *stages.evaluator.baselines()]
-    write_json(folder / "results-valid.json", {"results": [dataclasses.asdict(result) for result in results]})
-    return tuple(results)
+    if not run_folder(config).is_dir():
+        raise ConfigError(f"{run_folder(config)} does not exist; run jobs.train_selfplay with the same arguments first")
+    with open_run(config) as folder:
+        if not _is_finished(config, folder):
+            raise ConfigError(f"{folder} is not finished; run jobs.train_selfplay with the same arguments first")
+        with _stages(config, folder, split="valid") as stages:
+            results = [*run_self_play(config, stages), *stages.evaluator.baselines()]
+        write_json(folder / "results-valid.json", {"results": [dataclasses.asdict(result) for result in results]})
+        return tuple(results)
 
 
 def prepare_run(config: RunConfig) -> tuple[Path, dict[str, int]]:
     """Make the data of a run and nothing else; returns its folder and the counts. The run continues from it."""
-    folder = open_run(config)
-    with _stages(config, folder) as stages:
+    with open_run(config) as folder, _stages(config, folder) as stages:
         stages.prepare()
         return folder / "data", stages.counts()
 
 
-def open_run(config: RunConfig) -> Path:
-    """The folder of a new run, or of the same run to continue, checked before anything expensive starts."""
-    folder = run_folder(config)
+@contextmanager
+def open_run(config: RunConfig) -> Iterator[Path]:
+    """The folder of a new run, or of the same run to continue, checked before anything expensive starts.
+
+    It is locked inside the block: two processes in one run would destroy each other's stages.
+    """
     _check_paths(config)
-    _check_same_run(config, folder)
-    _check_whole(folder)
+    folder = run_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.yaml", yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True))
-    return folder
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another process is running {folder}; wait for it or choose another name=") from None
+        _check_same_run(config, folder)
+        _check_whole(folder)
+        write_text(folder / "config.yaml", yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True))
+        yield folder
 
 
 @contextmanager
@@ -114,6 +129,14 @@ def _check_paths(config: RunConfig) -> None:
     data, model = config.data, config.model.name_or_path
     if data.path is not None and data.source != "huggingface" and not Path(data.path).expanduser().exists():
         raise ConfigError(f"data.path={data.path} does not exist; give the folder of the raw files")
+    evaluation = config.evaluation
+    if evaluation.grounding == "sentence" and importlib.util.find_spec("sentence_transformers") is None:
+        raise ConfigError(
+            "evaluation.grounding=sentence needs sentence-transformers: pip install 'sprec-ray[sentence]', or set "
+            "evaluation.grounding=policy"
+        )
+    if config.decoding.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise ConfigError("decoding.engine=vllm needs vLLM, which is not installed; use decoding.engine=transformers")
     if model == "scratch":
         return
     if Path(model).expanduser().is_dir():
@@ -135,11 +158,19 @@ def _check_paths(config: RunConfig) -> None:
 
 def _check_same_run(config: RunConfig, folder: Path) -> None:
     """A run is continued only with the settings it was started with."""
-    if not (folder / "config.yaml").is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+    kept = folder / "config.yaml"
+    if not kept.is_file():
+        if any(file.name != LOCK for file in folder.iterdir()):
             raise ArtifactError(f"{folder} holds files but no config.yaml; choose another name= or delete it")
         return
-    before = flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    if not any(folder.rglob(MARKER)):
+        return  # settings that were refused before a stage was finished
+    try:
+        before = flatten(read_yaml(kept))
+    except ConfigError as error:
+        raise ArtifactError(f"{error}; choose another name= or delete {folder}") from None
+    if not before:
+        raise ArtifactError(f"{kept} is empty; choose another name= or delete {folder}")
     now = flatten(config_to_dict(config))
     for key in sorted(before.keys() | now.keys()):
         if key not in MAY_CHANGE and before.get(key) != now.get(key):
@@ -155,7 +186,10 @@ def _labels(config: RunConfig) -> list[str]:
 
 def _is_finished(config: RunConfig, folder: Path) -> bool:
     stages = [folder / "data", *(folder / "evaluations" / label for label in _labels(config))]
-    return (folder / "results.json").is_file() and all(Stage(path).is_finished for path in stages)
+    if not (folder / "results.json").is_file() or not (folder / "report.html").is_file():
+        return False
+    measured = {result.label for result in read_results(folder)}
+    return measured >= set(_labels(config)) and all(Stage(path).is_finished for path in stages)
 
 
 def _check_whole(folder: Path) -> None:

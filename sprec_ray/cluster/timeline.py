@@ -45,7 +45,7 @@ def first_start(folder: Path) -> float:
 def _span_rows(folder: Path) -> list[dict[str, Any]]:
     path = folder / TIMELINE
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [json.loads(line) for line in text.split("\n") if line]
+    return [json.loads(line) for line in text.split("\n") if line.endswith("}")]  # a crash may cut the last line
 
 
 def read_timeline(folder: Path) -> tuple[Span, ...]:

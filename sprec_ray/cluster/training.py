@@ -51,6 +51,9 @@ class _Mailbox:
         self.ready_at = self.ready_at or time.time()
         return next((index for index in range(len(self.tasks)) if index not in self.outcomes), len(self.tasks))
 
+    async def is_idle(self) -> bool:
+        return len(self.outcomes) == len(self.tasks)
+
     async def take(self, index: int) -> Any:
         async with self.changed:
             await self.changed.wait_for(lambda: len(self.tasks) > index)
@@ -125,6 +128,18 @@ class TrainingSession:
         return self.submit(task, label=label).result()
 
     def _wait(self, index: int, label: str, future: Future[dict[str, Any]]) -> None:
+        """Resolve the future, whatever happens: somebody waits for it."""
+        try:
+            outcome = self._follow(index, label)
+        except Exception as error:
+            outcome = ("failed", f"the training group was closed: {error}")
+        if outcome[0] == "done":
+            future.set_result(outcome[1])
+        else:
+            future.set_exception(TrainingError(f"{label}: {outcome[1]}"))
+
+    def _follow(self, index: int, label: str) -> tuple[str, Any]:
+        """The outcome of a task, with a progress bar meanwhile."""
         bar: tqdm[Any] | None = None
         num_steps = 0
         while True:
@@ -142,11 +157,8 @@ class TrainingSession:
                 if outcome[0] == "done":
                     bar.update(num_steps - bar.n)
                 bar.close()
-            if outcome[0] == "done":
-                future.set_result(outcome[1])
-            else:
-                future.set_exception(TrainingError(f"{label}: {outcome[1]}"))
-            return
+            finished: tuple[str, Any] = outcome
+            return finished
 
     def take_launch(self) -> tuple[float, float] | None:
         """When the launch began (seconds since the epoch) and how long it took; None when it was told before."""
@@ -157,7 +169,8 @@ class TrainingSession:
         return self._started_at, ready - self._started_at
 
     def close(self) -> None:
-        """Let the workers leave, and wait for them."""
-        ray.get(self._mailbox.post.remote(None))
-        self._thread.join(timeout=60)
-        ray.kill(self._mailbox)
+        """Let the workers leave once they have done what was submitted, or end them with a task unfinished."""
+        if ray.get(self._mailbox.is_idle.remote()):
+            ray.get(self._mailbox.post.remote(None))
+            self._thread.join(timeout=60)
+        ray.kill(self._mailbox)  # workers that still wait for it fail, and the group ends

@@ -116,6 +116,7 @@ def _do(task: Any, worker: Any, progress: Callable[[int, int, float], None]) -> 
     from sprec_ray.training.fit import run_phase
     from sprec_ray.training.phase import TokenGroup
 
+    started = time.monotonic()
     tokenizer = AutoTokenizer.from_pretrained(task.phase.model_path, trust_remote_code=task.phase.trust_remote_code)
     encoder = task.text.encoder(tokenizer)
     groups = []
@@ -130,6 +131,7 @@ def _do(task: Any, worker: Any, progress: Callable[[int, int, float], None]) -> 
         tokenizer.save_pretrained(task.phase.out)
     return {
         **summary,
+        "load_s": time.monotonic() - started - summary["compute_s"],
         "num_truncated_prompts": encoder.num_truncated_prompts,
         "num_truncated_responses": encoder.num_truncated_responses,
     }

@@ -12,9 +12,9 @@ class TokenEncoder:
     """Turns histories and titles into token ids; prompt and response are tokenized apart and joined.
 
     Tokenizing apart makes training and decoding see the same ids at the seam, whatever a tokenizer would merge there.
-    A prompt longer than ``max_prompt_tokens`` loses its oldest titles, never its instruction; how many prompts did
-    is in ``num_truncated_prompts``. A response longer than ``max_response_tokens`` loses its end and the closing EOS;
-    ``num_truncated_responses`` counts them.
+    A prompt longer than ``max_prompt_tokens`` loses its oldest titles, and the middle of what is left when one title
+    is still too long; how many prompts did is in ``num_truncated_prompts``. A response longer than
+    ``max_response_tokens`` loses its end and the closing EOS; ``num_truncated_responses`` counts them.
     """
 
     def __init__(

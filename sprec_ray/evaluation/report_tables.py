@@ -75,7 +75,7 @@ def cell(result: EvalResult, column: Column) -> str:
 
 
 def best_labels(results: Sequence[EvalResult], column: Column) -> set[str]:
-    """The labels of the best trained policies; an untrained base and baselines are not compared.
+    """The labels of the best trained policies; the base and the baselines are not compared.
 
     A base model whose answers are noise has the best diversity, which says nothing.
     """
@@ -120,7 +120,7 @@ def results_table(results: Sequence[EvalResult]) -> str:
         ]
         rows.append([label, *cells])
     legend = note(
-        "Best of the trained policies in bold; an untrained base and baselines are for orientation. ± is one standard "
+        "Best of the trained policies in bold; the base and the baselines are for orientation. ± is one standard "
         "error of HR over the test rows. " + _accuracy_sentence(results)
     )
     return table(["policy", *(escape(column.heading) for column in shown)], rows, css="results") + legend

@@ -13,7 +13,7 @@ from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import parse_response
 from sprec_ray.data.sources.files import find_file, read_json_rows, read_json_value
 from sprec_ray.data.sources.source import one_line
-from sprec_ray.data.sources.sprec import repair_mojibake, split_titles
+from sprec_ray.data.sources.sprec import genre_names, repair_mojibake, split_titles
 from sprec_ray.evaluation.evaluate import (
     EvaluationTask,
     Ranking,
@@ -29,6 +29,10 @@ from sprec_ray.types import EvalResult, Item
 
 USAGE = "predictions=FILE catalog=DIR [grounded=FILE] [embedding=MODEL_OR_PATH] [k=1,5] out=FILE"
 _KEYS = ("predictions", "catalog", "grounded", "embedding", "k", "out")
+
+
+MOST_PLACES = 1000
+"""Ready lists may be shorter than k, and so may a small catalogue; beyond this k is a slip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,8 @@ def score_predictions(arguments: Sequence[str]) -> str:
     if out.is_dir():
         raise ValueError(f"out={out} is a folder; name a file, for example out={out / 'metrics.json'}")
     catalog, kept, notes = read_sprec_catalog(Path(options["catalog"]))
+    if max(ks) > max(len(catalog), MOST_PLACES):
+        raise ValueError(f"k={max(ks)} exceeds the catalogue's {len(catalog)} titles; ask for fewer places")
     predictions = read_predictions(_file("predictions", options["predictions"]), catalog)
     task = EvaluationTask(
         targets=predictions.targets, histories=predictions.histories, catalog=catalog, kept_genres=kept, ks=ks
@@ -88,14 +94,15 @@ def read_sprec_catalog(folder: Path) -> tuple[Catalog, tuple[str, ...], list[str
     tables = {name: _object(path) for name, path in paths.items() if path is not None}
     genres = tables.get("name2genre.json", {})
     catalog = Catalog.from_items(
-        Item(item_id=item_id, title=one_line(str(title)), genres=tuple(genres.get(title, ())))
+        Item(item_id=item_id, title=one_line(str(title)), genres=genre_names(genres.get(title)))
         for item_id, title in _object(names).items()
     )
     if not len(catalog):
         raise ValueError(f"{names} lists no title; pass SPRec's eval/<dataset> folder")
     if missing:
         return catalog, (), [f"MGU and DGU are omitted: {folder} holds no {' and no '.join(missing)}."]
-    return catalog, tuple(tables["genre_dict.json"]), []
+    kept = tuple(tables["genre_dict.json"])
+    return catalog, kept, [] if kept else [f"MGU and DGU are omitted: {paths['genre_dict.json']} lists no genre."]
 
 
 def read_predictions(path: Path, catalog: Catalog) -> Predictions:

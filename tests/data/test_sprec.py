@@ -23,8 +23,8 @@ def test_rows_come_from_sampled_seed0_when_the_folder_has_no_test_file(raw: Path
     """Twelve rows of train; one short, two that cannot be parsed; a ninth of the other nine is valid."""
     data = read(raw / "sprec")
     assert splits_of(data) == {
-        "train": ["train:0", "train:1", "train:2", "train:3", "train:7", "train:8", "train:9", "train:10"],
-        "valid": ["train:11"],
+        "train": ["train:0", "train:1", "train:2", "train:3", "train:7", "train:8", "train:9", "train:10", "train:11"],
+        "valid": ["valid:0"],  # the row of the folder's own train file that was not sampled
         "test": ["test:0", "test:1", "test:2"],
     }
     assert data.dropped == {"history_too_short": 1, "target_unparsed": 1, "history_unparsed": 1}
@@ -34,9 +34,8 @@ def test_what_is_kept_though_unusual_is_counted(raw: Path) -> None:
     data = read(raw / "sprec")
     assert data.noted == {
         "target_not_in_catalog": 1,
-        "target_in_history": 1,
+        "target_in_history": 2,
         "history_title_not_in_catalog": 1,
-        "carved_valid": 1,
     }
     assert data.splits is not None
     assert data.splits["test"][1].target == "Unknown Target"
@@ -60,7 +59,12 @@ def test_the_catalogue_has_its_genres(raw: Path) -> None:
 
 
 def test_a_sampled_folder_itself_finds_the_catalogue_beside_it(raw: Path) -> None:
-    assert read(raw / "sprec" / "sampled_seed0") == read(raw / "sprec")
+    alone, beside = read(raw / "sprec" / "sampled_seed0"), read(raw / "sprec")
+    assert alone.items == beside.items
+    assert alone.splits is not None
+    assert beside.splits is not None
+    assert alone.splits["test"] == beside.splits["test"]
+    assert alone.splits["train"] + alone.splits["valid"] == beside.splits["train"]  # its end is carved off as valid
 
 
 def test_a_longer_history_keeps_its_last_titles(raw: Path) -> None:

@@ -117,6 +117,18 @@ def test_running_a_finished_run_again_does_nothing(undisturbed: RunOutcome, tiny
     assert after == before
 
 
+def test_a_run_killed_before_its_report_writes_it_again(undisturbed: RunOutcome, tiny: Make) -> None:
+    """A finished run is one whose report is there and whose results cover every iteration asked for."""
+    folder = folder_of(undisturbed).parent / "no-report"
+    shutil.copytree(folder_of(undisturbed), folder)
+    (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("undisturbed", "no-report"))
+    (folder / "report.html").unlink()
+    again = train_selfplay(tiny("no-report"))
+    assert not again.was_finished
+    assert again.report.is_file()
+    assert again.results == undisturbed.results
+
+
 @pytest.mark.parametrize("killed_in", STAGES)
 def test_a_run_killed_in_a_stage_ends_with_the_same_adapter_bit_for_bit(
     killed_in: str, undisturbed: RunOutcome, tiny: Make

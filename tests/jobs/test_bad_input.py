@@ -52,6 +52,38 @@ def test_a_missing_path_is_named_before_ray_starts(overrides: list[str], message
 
 
 @pytest.mark.usefixtures("no_ray")
+def test_grounding_that_is_not_installed_is_named_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs sentence-transformers: pip install"):
+        train_selfplay(load_config([f"output_dir={tmp_path}", "evaluation.grounding=sentence"]))
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_second_process_in_the_same_run_is_refused(tmp_path: Path) -> None:
+    config = load_config([f"output_dir={tmp_path}"])
+    with run.open_run(config), pytest.raises(ConfigError, match=r"another process is running .*demo; wait for it"):
+        train_selfplay(config)
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_refused_settings_do_not_take_the_name(tmp_path: Path) -> None:
+    with run.open_run(load_config([f"output_dir={tmp_path}", "preference.beta=7"])):
+        pass
+    with run.open_run(load_config([f"output_dir={tmp_path}"])) as folder:
+        assert folder == tmp_path / "demo"
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_an_output_dir_that_cannot_be_made_is_one_line() -> None:
+    command = [sys.executable, "-m", "jobs.train_selfplay", "configs/demo.yaml", "output_dir=/proc/x"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("no_ray")
 def test_a_model_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no config.json"):
         train_selfplay(load_config([f"output_dir={tmp_path / 'runs'}", f"model.name_or_path={tmp_path}"]))

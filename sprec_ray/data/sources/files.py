@@ -41,6 +41,13 @@ def require_file(folder: Path, *names: str) -> Path:
     return path
 
 
+def refuse_pointer(path: Path) -> None:
+    """Raise ValueError when a Git-LFS pointer sits where the data should be."""
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise ValueError(f"{path} is a Git-LFS pointer, not the data; run `git lfs pull` in its repository")
+
+
 def read_text(path: Path, *, encoding: str = "utf-8-sig") -> str:
     """The text of a plain or gzip-compressed file.
 

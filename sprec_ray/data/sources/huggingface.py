@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sprec_ray.config import DataConfig
+from sprec_ray.data.sources.files import refuse_pointer
 from sprec_ray.data.sources.source import SourceData, one_line
 from sprec_ray.types import Interaction, Item
 
@@ -24,7 +25,8 @@ def read_huggingface(config: DataConfig) -> SourceData:
     ``.gz``), a folder of such files of one format (those whose name starts with ``data.hf_split``, or all when none
     does), or the name of a dataset on the hub, of which ``data.hf_split`` is read.
 
-    Columns are named by ``data.{user,item,time,title,genres}_column``. Without the item column the title is the item.
+    Columns are named by ``data.{user,item,time,title,genres}_column``. Where the table has no ``item_id`` and no other
+    item column is named, the title is the item.
     Times are numbers (seconds), dates, or ISO 8601 text (UTC where no zone is given). Genres are a list of names or
     text separated by ``|``. ``order`` is the row number. Rows without a user, item, title or time are dropped.
 
@@ -33,6 +35,8 @@ def read_huggingface(config: DataConfig) -> SourceData:
     table = _load(config)
     found = list(table.column_names)
     wanted = [config.user_column, config.time_column, config.title_column]
+    if config.item_column != DataConfig.item_column:
+        wanted.append(config.item_column)  # named by the user: a slip must not fall back to the title
     missing = [name for name in [*wanted, *filter(None, [config.genres_column])] if name not in found]
     if missing:
         raise ValueError(f"{config.path} has no column {missing[0]!r}; found {', '.join(found)}: set data.*_column")
@@ -100,6 +104,8 @@ def _local_files(path: Path, split: str) -> Sequence[Path]:
     else:
         files = sorted(file for file in path.iterdir() if file.is_file() and _format(file))
         files = [file for file in files if file.name.startswith(split)] or files
+    for file in files:
+        refuse_pointer(file)
     formats = {_format(file) for file in files}
     if len(formats) != 1 or formats == {""}:
         raise ValueError(

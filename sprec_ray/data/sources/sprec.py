@@ -169,9 +169,18 @@ def _read_catalogue(folder: Path, rows_folder: Path) -> tuple[Item, ...]:
     genres = _read_object(genres_path) if genres_path else {}
     titles = _read_object(names) if names else {str(number): title for number, title in enumerate(genres)}
     return tuple(
-        Item(item_id=item_id, title=one_line(str(title)), genres=tuple(genres.get(title, ())))
+        Item(item_id=item_id, title=one_line(str(title)), genres=genre_names(genres.get(title)))
         for item_id, title in titles.items()
     )
+
+
+def genre_names(value: Any) -> tuple[str, ...]:
+    """A title's genres: a list of names, one name, or nothing.
+
+    >>> genre_names("Drama")
+    ('Drama',)
+    """
+    return (value,) if isinstance(value, str) else tuple(value or ())
 
 
 def _read_object(path: Path) -> dict[str, Any]:
