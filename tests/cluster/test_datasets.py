@@ -86,7 +86,7 @@ def test_windows_of_raw_ratings_are_those_made_by_hand(raw: Path, tmp_path: Path
 def test_ready_made_splits_are_sampled_as_they_are(raw: Path, tmp_path: Path) -> None:
     config = DataConfig(source="sprec", path=str(raw / "sprec"), num_train=5)
     counts = prepare_data(config, out=tmp_path)
-    assert (counts["train"], counts["available/train"], counts["valid"], counts["test"]) == (5, 8, 1, 3)
+    assert (counts["train"], counts["available/train"], counts["valid"], counts["test"]) == (5, 9, 1, 3)
     assert counts["test_target_not_in_catalog"] == 1
     assert counts["dropped/target_unparsed"] == 1
     assert counts["noted/target_not_in_catalog"] == 1

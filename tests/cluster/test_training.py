@@ -71,6 +71,7 @@ def train_all(folder: Path, training: TrainingConfig, name: str) -> tuple[dict[s
     embed = EmbedTask(
         model_path=str(folder / "model"),
         dtype="float32",
+        trust_remote_code=False,
         adapter=str(folder / name / "preference"),
         lora=LORA,
         texts_path=str(folder / "texts.json"),
