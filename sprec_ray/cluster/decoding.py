@@ -28,6 +28,8 @@ _MAX_RESTARTS = 2
 _CHUNKS_PER_DECODER = 2
 """In flight: one is decoded, the next waits at the actor."""
 _LOG_EVERY_S = 10.0
+_WAIT_S = 60.0
+"""After this long without a decoder the log says what the cluster has free."""
 
 
 class DecodingError(RuntimeError):
@@ -124,7 +126,10 @@ class DecoderPool:
 
     def wait_ready(self) -> str:
         """The engine's name and version, once every decoder has started."""
-        engines: list[str] = _get([actor.engine.remote() for actor in self._actors])
+        references = [actor.engine.remote() for actor in self._actors]
+        while ray.wait(references, num_returns=len(references), timeout=_WAIT_S)[1]:
+            logger.warning("still waiting for the decoders; free in the cluster: %s", ray.available_resources())
+        engines: list[str] = _get(references)
         return engines[0]
 
     def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:

@@ -47,7 +47,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train_all(folder: Path, training: TrainingConfig, name: str) -> tuple[dict[str, float], dict[str, float]]:
     """SFT, then preference training from it, then embeddings, in one session; returns first and last step metrics."""
-    session = TrainingSession(training, storage=folder / "ray")
     phase = Phase(
         model_path=str(folder / "model"),
         dtype="float32",
@@ -77,6 +76,7 @@ def train_all(folder: Path, training: TrainingConfig, name: str) -> tuple[dict[s
         texts_path=str(folder / "texts.json"),
         out=str(folder / name / "embeddings.npy"),
     )
+    session = TrainingSession(training, storage=folder / "ray")
     try:
         session.run(TrainTask(phase=phase, rows_path=str(folder / "sft.jsonl"), text=TEXT), label="sft")
         summary = session.run(TrainTask(phase=preference, rows_path=str(folder / "rows.jsonl"), text=TEXT), label="dpo")
