@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -38,22 +39,26 @@ def main() -> None:
         name, _, folders = argument.partition("=")
         label, _, stage = name.partition(":")
         runs = [read_metrics(Path(folder), stage, options.file) for folder in folders.split(",")]
-        print(f"| {label} | " + " | ".join(cell([run[metric] for run in runs]) for metric in METRICS) + " |")
+        print(
+            f"| {label} | " + " | ".join(cell([run.get(metric, math.nan) for run in runs]) for metric in METRICS) + " |"
+        )
 
 
-def read_metrics(folder: Path, stage: str, file: str) -> dict[str, float]:
+def read_metrics(folder: Path, stage: str, file: str) -> dict[str, float | None]:
     """The metrics of one stage of one run, and the distinct valid titles per row."""
     results: list[dict[str, Any]] = json.loads((folder / file).read_text())["results"]
     result = next(result for result in results if result["label"] == stage)
-    distinct = result["counts"].get("num_distinct_valid", float("nan"))
+    distinct = result["counts"].get("num_distinct_valid", math.nan)
     return {**result["metrics"], "distinct_valid": distinct / result["counts"]["num_rows"]}
 
 
-def cell(values: list[float]) -> str:
-    """``mean ± standard deviation``, or the value of a single run."""
-    if len(values) == 1:
-        return f"{values[0]:.4f}"
-    return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
+def cell(values: list[float | None]) -> str:
+    """``mean ± standard deviation``, the value of a single run, or a dash where nothing was measured."""
+    numbers = [value for value in values if value is not None and not math.isnan(value)]
+    if not numbers:
+        return "–"
+    spread = f" ± {statistics.stdev(numbers):.4f}" if len(numbers) > 1 else ""
+    return f"{statistics.mean(numbers):.4f}{spread}"
 
 
 if __name__ == "__main__":
