@@ -91,7 +91,7 @@ def open_run(config: RunConfig) -> Iterator[Path]:
     _check_paths(config)
     folder = run_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as lock:
+    with (folder / LOCK).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -104,7 +104,7 @@ def test_a_finished_run_is_measured_on_its_validation_rows(undisturbed: RunOutco
     results = evaluate_on_valid(tiny("undisturbed"))
     assert [result.label for result in results] == [result.label for result in undisturbed.results]
     assert all(result.counts["num_rows"] == 8 for result in results)
-    with pytest.raises(ConfigError, match=r"is not finished; run jobs.train_selfplay"):
+    with pytest.raises(ConfigError, match=r"never-run does not exist; run jobs.train_selfplay"):
         evaluate_on_valid(tiny("never-run"))
 
 
