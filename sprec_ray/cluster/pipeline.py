@@ -43,7 +43,7 @@ class RayStages:
         self._pending: list[Future[EvalResult]] = []
 
     def prepare(self) -> None:
-        """Make the examples and the language model: what the loop starts from. Raises ConfigError for bad settings."""
+        """Make the examples that the loop starts from. Raises ConfigError for settings that they cannot serve."""
         stage = Stage(self.folder / "data")
         if not stage.is_finished:
             with self.clock.span("data", "load"), self._stage(stage, "data") as summary:
