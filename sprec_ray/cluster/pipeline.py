@@ -165,7 +165,7 @@ class RayStages:
         if counts.get("top_equal_to_target", 0) > 0.5 * len(examples):
             logger.warning("iteration %d: more than half of the policy's first answers are the targets", iteration)
         if not groups:
-            raise RuntimeError(
+            raise ValueError(
                 f"iteration {iteration}: none of the {counts.get('beams', 0)} beams was a usable negative "
                 f"({counts.get('invalid', 0)} invalid); the policy has collapsed: lower preference.learning_rate"
             )
