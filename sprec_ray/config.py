@@ -106,6 +106,8 @@ class ModelConfig:
     name_or_path: str = "scratch"
     """A folder, a model on the hub, or ``scratch`` to pre-train the small Llama on the training examples."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    quantization: Literal["none", "nf4"] = "none"
+    """``nf4`` trains the adapter on base weights held in 4 bits (QLoRA), on GPUs only; it computes in ``dtype``."""
     max_prompt_tokens: PositiveInt = 480
     max_response_tokens: PositiveInt = 48
     """A title's tokens, quotes, line feed and end of sequence included."""
@@ -156,12 +158,19 @@ class SelfPlaySftConfig(PhaseConfig):
 class PreferenceConfig:
     """One pass of preference training."""
 
-    loss: Literal["dpo", "softmax_dpo"] = "dpo"
-    """``dpo`` takes one rejected title, ``softmax_dpo`` (S-DPO) any number."""
+    loss: Literal["dpo", "softmax_dpo", "dmpo", "dmpo_pairs", "rosepo", "ipo", "simpo"] = "dpo"
+    """``dpo``, ``rosepo``, ``ipo`` and ``simpo`` take one rejected title; ``softmax_dpo`` (S-DPO), ``dmpo`` and
+    ``dmpo_pairs`` any number. Equations: algorithm.md."""
     beta: PositiveFloat = 0.1
     """Strength of the pull towards the reference policy."""
     reference: Literal["post_sft", "pre_sft", "sft0", "base"] = "post_sft"
     """The policy that rewards are measured against: after or before this iteration's SFT, A_0, or no adapter."""
+    margin: NonNegativeFloat = 0.0
+    """Target margin of ``simpo``, in units of the reward."""
+    sft_coef: NonNegativeFloat = 0.0
+    """Weight of the chosen title's negative log-likelihood per token, added to any loss."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """``rosepo``'s smoothing of groups that carry none of their own."""
     learning_rate: PositiveFloat = 2e-5
     num_epochs: PositiveInt = 1
     global_batch_size: PositiveInt = 32
@@ -245,10 +254,10 @@ class RunConfig:
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
         """Check what sections demand of each other."""
-        if self.preference.loss == "dpo" and self.selfplay.num_negatives > 1:
+        if self.preference.loss in {"dpo", "rosepo", "ipo", "simpo"} and self.selfplay.num_negatives > 1:
             raise ValueError(
                 f"selfplay.num_negatives={self.selfplay.num_negatives} needs preference.loss=softmax_dpo; "
-                "dpo takes one rejected title"
+                f"{self.preference.loss} takes one rejected title"
             )
         if self.data.source != "demo" and not self.data.path:
             raise ValueError(f"data.source={self.data.source} needs data.path=FOLDER")
@@ -265,6 +274,19 @@ class RunConfig:
                     f"{section}.global_batch_size={phase.global_batch_size} must be a multiple of "
                     f"training.num_workers={self.training.num_workers}"
                 )
+        if self.model.quantization == "nf4":
+            self._check_nf4()
         if self.model.scratch.hidden_size % (2 * self.model.scratch.num_heads):
             raise ValueError("model.scratch.hidden_size must be a multiple of twice model.scratch.num_heads")
         return self
+
+    def _check_nf4(self) -> None:
+        if not self.training.gpus_per_worker or not self.decoding.gpus_per_decoder:
+            raise ValueError(
+                "model.quantization=nf4 needs training.gpus_per_worker and decoding.gpus_per_decoder above 0; "
+                "without GPUs set model.quantization=none"
+            )
+        if self.training.zero_stage == 3:
+            raise ValueError(
+                "model.quantization=nf4 is not supported with training.zero_stage=3; set training.zero_stage=2"
+            )

@@ -10,6 +10,8 @@ import yaml
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import config_to_dict, flatten, load_config, make_config
 
+NF4 = ["model.quantization=nf4", "training.gpus_per_worker=0.49", "decoding.gpus_per_decoder=0.51"]
+
 
 def write(folder: Path, name: str, text: str) -> str:
     path = folder / name
@@ -99,7 +101,7 @@ def test_an_unknown_key_of_a_file_is_named(tmp_path: Path) -> None:
         ("preference.beta=0", "preference.beta=0: input should be greater than 0"),
         ("preference.beta=.inf", "preference.beta=inf: input should be a finite number"),
         ("preference.learning_rate=fast", "preference.learning_rate='fast': input should be a valid number"),
-        ("preference.loss=dp0", "preference.loss='dp0': input should be 'dpo' or 'softmax_dpo'"),
+        ("preference.loss=dp0", "preference.loss='dp0': input should be 'dpo', 'softmax_dpo', 'dmpo', 'dmpo_pairs'"),
         ("selfplay.random_ratio=1.5", "selfplay.random_ratio=1.5: input should be less than or equal to 1"),
         ("sft.num_epochs=2.5", "sft.num_epochs=2.5: input should be a valid integer"),
         ("training.zero_stage=4", "training.zero_stage=4: input should be 0, 1, 2 or 3"),
@@ -133,11 +135,22 @@ def test_a_section_given_a_value_says_how_to_write_it(tmp_path: Path) -> None:
             ("preference.global_batch_size=9", "training.num_workers=2"),
         ),
         (["model.scratch.hidden_size=100"], ("model.scratch.hidden_size", "model.scratch.num_heads")),
+        (["model.quantization=nf4"], ("training.gpus_per_worker", "decoding.gpus_per_decoder", "=none")),
+        (["model.quantization=nf4", "training.gpus_per_worker=1"], ("decoding.gpus_per_decoder above 0",)),
+        (
+            [*NF4, "training.zero_stage=3"],
+            ("model.quantization=nf4", "training.zero_stage=3", "set training.zero_stage=2"),
+        ),
     ],
 )
 def test_sections_that_contradict_each_other_are_refused(arguments: list[str], parts: tuple[str, ...]) -> None:
     text = message(*arguments)
     assert all(part in text for part in parts), text
+
+
+def test_nf4_takes_the_other_zero_stages() -> None:
+    for stage in (0, 1, 2):
+        assert load_config([*NF4, f"training.zero_stage={stage}"]).model.quantization == "nf4"
 
 
 def test_softmax_dpo_takes_many_negatives() -> None:

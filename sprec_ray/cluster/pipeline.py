@@ -234,6 +234,8 @@ class RayStages:
             init_adapter=init.path if init else None,
             reference_adapter=reference.path if reference else None,
             trust_remote_code=self.config.model.trust_remote_code,
+            quantization=self.config.model.quantization,
+            cache=str(self.folder.parent / "cache" / "references"),
         )
 
     def _adapter(self, stage: Stage, version: int) -> AdapterCheckpoint:

@@ -68,6 +68,7 @@ class EmbedTask:
     lora: LoraConfig
     texts_path: str
     out: str
+    quantization: str = "none"
 
 
 def work(settings: dict[str, Any]) -> None:
@@ -75,7 +76,7 @@ def work(settings: dict[str, Any]) -> None:
     mailbox, training = settings["mailbox"], settings["training"]
     from transformers.utils import logging as transformers_logging
 
-    from sprec_ray.training.fit import Worker  # after Ray Train has set up the process group
+    from sprec_ray.training.phase import Worker  # after Ray Train has set up the process group
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -144,7 +145,13 @@ def _embed(task: EmbedTask, worker: Any) -> dict[str, Any]:
     from sprec_ray.training.adapters import attach_adapter, load_language_model, read_adapter, set_adapter
 
     started = time.monotonic()
-    model = load_language_model(task.model_path, dtype=task.dtype, trust_remote_code=task.trust_remote_code)
+    model = load_language_model(
+        task.model_path,
+        dtype=task.dtype,
+        quantization=task.quantization,
+        device=worker.device,
+        trust_remote_code=task.trust_remote_code,
+    )
     if task.adapter is not None:
         model = attach_adapter(model, task.lora, dropout=0.0, seed=0)
         set_adapter(model, read_adapter(task.adapter))

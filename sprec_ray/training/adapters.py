@@ -15,15 +15,37 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from sprec_ray.config import LoraConfig
+from sprec_ray.quantization import quantized_loading
 
 WEIGHTS = "adapter_model.safetensors"
 
 
-def load_language_model(path: str, *, dtype: str, trust_remote_code: bool = False) -> Any:
-    """The causal language model of a folder or hub name, in evaluation mode, on the CPU."""
-    return AutoModelForCausalLM.from_pretrained(
-        path, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=trust_remote_code
+def load_language_model(
+    path: str,
+    *,
+    dtype: str,
+    quantization: str = "none",
+    device: torch.device | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """The causal language model of a folder or hub name, in evaluation mode: on the CPU, or in 4 bits on ``device``.
+
+    Raises ValueError for ``nf4`` without bitsandbytes.
+    """
+    # PEFT's prepare_model_for_kbit_training is not called. It freezes the base, as attach_adapter does. It asks the
+    # embeddings for gradients, which only re-entrant checkpointing needs. And it casts norms, embeddings and LM head
+    # to float32: Llama's norms compute in float32 anyway, and the decoders hold those weights in model.dtype, so
+    # trainer and decoder would score one response differently.
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
+        **quantized_loading(quantization, dtype=getattr(torch, dtype), device=device),
     )
+    if getattr(model.config, "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")  # Gemma 2's cap, which transformers' default attention leaves out
+    return model
 
 
 def attach_adapter(model: Any, lora: LoraConfig, *, dropout: float, seed: int) -> Any:

@@ -1,23 +1,12 @@
-"""What a training phase is told: its settings and its rows, free of any engine."""
+"""What a training phase is told, free of any engine."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from sprec_ray.config import LoraConfig, PhaseConfig, PreferenceConfig, TrainingConfig
-
-
-@dataclass(frozen=True, slots=True)
-class TokenGroup:
-    """Token ids of a prompt and its responses, the chosen one first. Without rejected responses it is an SFT row."""
-
-    prompt: tuple[int, ...]
-    responses: tuple[tuple[int, ...], ...]
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that a forward pass over separate rows sees."""
-        return sum(len(self.prompt) + len(response) for response in self.responses)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +28,22 @@ class Phase:
     reference_adapter: str | None = None
     """Adapter of the reference policy; None is the base model. Read only in preference training."""
     trust_remote_code: bool = False
+    quantization: str = "none"
+    """``nf4`` holds the base weights in 4 bits; needs ``lora``."""
+
+    cache: str | None = None
+    """Folder of reference log-probabilities, which phases and runs share; None scores them anew."""
 
     @property
     def preference(self) -> PreferenceConfig | None:
         """The preference settings, or None in SFT."""
         return self.optimization if isinstance(self.optimization, PreferenceConfig) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """This process among the workers of a phase."""
+
+    rank: int
+    world_size: int
+    device: torch.device

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from sprec_ray.training.phase import Phase, TokenGroup
+from sprec_ray.training.packing import TokenGroup
+from sprec_ray.training.phase import Phase
 
 
 class FitProcesses:
@@ -73,7 +74,8 @@ def _run_phase(phase: Phase, groups: Sequence[TokenGroup]) -> dict[str, Any]:
     import torch
     import torch.distributed as dist
 
-    from sprec_ray.training.fit import Worker, run_phase
+    from sprec_ray.training.fit import run_phase
+    from sprec_ray.training.phase import Worker
 
     worker = Worker(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
     progress: list[tuple[int, int, float]] = []
@@ -83,9 +85,9 @@ def _run_phase(phase: Phase, groups: Sequence[TokenGroup]) -> dict[str, Any]:
 
 def run_with_shifted_reference(phase: Phase, groups: Sequence[TokenGroup], shift: float) -> dict[str, Any]:
     """Run a phase whose reference log-probabilities of the chosen responses are wrong by ``shift`` nats."""
-    from sprec_ray.training import fit
+    from sprec_ray.training.trainer import Trainer
 
-    score = fit._score_reference
+    score = Trainer._score_references
 
     def wrong(*arguments: Any) -> Any:
         references = score(*arguments)
@@ -94,5 +96,14 @@ def run_with_shifted_reference(phase: Phase, groups: Sequence[TokenGroup], shift
         return references
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "_score_reference", wrong)
+        patch.setattr(Trainer, "_score_references", wrong)
+        return _run_phase(phase, groups)
+
+
+def run_with_max_logits(phase: Phase, groups: Sequence[TokenGroup], max_logits: int) -> dict[str, Any]:
+    """Run a phase that holds at most so many logits at once."""
+    from sprec_ray.training import scoring
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "MAX_LOGITS", max_logits)
         return _run_phase(phase, groups)

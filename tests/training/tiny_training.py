@@ -14,7 +14,7 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from sprec_ray.config import LoraConfig, ScratchConfig
-from sprec_ray.training.phase import TokenGroup
+from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.scratch import write_untrained_model
 
 TITLES = (
