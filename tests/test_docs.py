@@ -39,3 +39,10 @@ def test_the_reference_preset_differs_from_the_paper_in_the_reference_policy(mon
     config = load_config(["configs/goodreads.yaml", "configs/presets/reference.yaml", "data.path=folder"])
     found = differences_from_paper(flatten(config_to_dict(config)))
     assert found == [("preference.reference", "post_sft", "pre_sft")]
+
+
+def test_the_reference_preset_takes_the_4_bit_weights_of_the_published_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    preset = ["configs/goodreads.yaml", "configs/presets/reference.yaml", "data.path=folder"]
+    assert load_config([*preset, "model.quantization=nf4"]).model.quantization == "nf4"
+    load_config([*preset, "training.gpus_per_worker=0", "decoding.gpus_per_decoder=0"])

@@ -76,6 +76,7 @@ class Engines:
                 max_beam_width=2 * self._config.selfplay.num_negatives,
                 lora_rank=model.lora.rank,
                 trust_remote_code=model.trust_remote_code,
+                quantization=model.quantization,
             ),
             seed=self._config.seed,
         )

@@ -116,6 +116,7 @@ class Evaluator:
                 lora=self._config.model.lora,
                 texts_path=str(texts_path),
                 out=str(out),
+                quantization=self._config.model.quantization,
             )
             start = time.monotonic()
             summary = self._run_embedding(task, f"{label}: embedding")

@@ -6,10 +6,12 @@ import importlib.util
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from sprec_ray.config import DecodingConfig
 from sprec_ray.types import AdapterCheckpoint, Hypothesis
+
+if TYPE_CHECKING:  # so that a decoder runs without pydantic, where it is profiled alone
+    from sprec_ray.config import DecodingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ class DecoderModel:
     max_beam_width: int = 1
     lora_rank: int = 16
     trust_remote_code: bool = False
+    quantization: Literal["none", "nf4"] = "none"
 
     def check_request(self, prompts: Sequence[Sequence[int]], *, beam_width: int, max_new_tokens: int) -> None:
         """Raise ValueError for work beyond what the decoder was made for."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import transformers
-from peft import PeftModel
+from torch.nn.functional import linear
+from torch.utils.hooks import RemovableHandle
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -17,8 +19,9 @@ from transformers import (
 )
 
 from sprec_ray.decoding.decoder import DecoderModel
-from sprec_ray.decoding.lora import read_lora
+from sprec_ray.decoding.lora import parameter_shapes, read_lora
 from sprec_ray.decoding.search import make_hypothesis
+from sprec_ray.quantization import quantized_loading
 from sprec_ray.types import AdapterCheckpoint, Hypothesis
 
 _MAX_SEQUENCES = 64
@@ -44,22 +47,28 @@ class TransformersDecoder:
             dtype=getattr(torch, model.dtype),
             use_safetensors=True,
             trust_remote_code=model.trust_remote_code,
+            **quantized_loading(model.quantization, dtype=getattr(torch, model.dtype), device=self._device),
         )
+        if getattr(self._model.config, "attn_logit_softcapping", None) is not None:
+            self._model.set_attn_implementation("eager")  # Gemma 2's cap; transformers' default attention leaves it out
         self._model.to(self._device).eval()
         # generate fills what a call leaves unset from the model's own generation_config: give it nothing to find.
         self._model.generation_config = GenerationConfig()
-        self._shapes = {name: tuple(weight.shape) for name, weight in self._model.named_parameters()}
-        self._peft: Any = None
+        self._shapes = parameter_shapes(self._model.config, trust_remote_code=model.trust_remote_code)
+        self._hooks: list[RemovableHandle] = []
 
     def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
         """See ``Decoder.load_adapter``."""
-        if self._peft is not None:
-            self._model = self._peft.unload()  # puts the untouched base layers back
-            self._peft = None
-        if adapter is not None:
-            read_lora(adapter.path, self._shapes)  # PEFT only warns of tensors that it leaves out
-            self._peft = PeftModel.from_pretrained(self._model, adapter.path, is_trainable=False)
-            self._peft.eval()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        if adapter is None:
+            return
+        lora = read_lora(adapter.path, self._shapes)
+        for name, factors in lora.factors.items():
+            a, b = (factor.to(self._device, torch.float32) for factor in factors)
+            module = self._model.get_submodule(name.removesuffix(".weight"))
+            self._hooks.append(module.register_forward_hook(partial(_add_lora, a=a, b=lora.scale * b)))
 
     def decode(
         self, prompts: Sequence[Sequence[int]], *, beam_width: int, max_new_tokens: int
@@ -86,7 +95,7 @@ class TransformersDecoder:
 
     def close(self) -> None:
         """See ``Decoder.close``."""
-        self._model = self._peft = None
+        self._model = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -128,6 +137,11 @@ class TransformersDecoder:
             tuple(sorted(found[first : first + beam_width], key=lambda hypothesis: -hypothesis.logp))
             for first in range(0, len(found), beam_width)
         ]
+
+
+def _add_lora(_: Any, inputs: tuple[torch.Tensor], output: torch.Tensor, *, a: torch.Tensor, b: torch.Tensor) -> Any:
+    """The layer's output with the adapter's part, added in float32 and rounded once, as PEFT does in training."""
+    return (output + linear(linear(inputs[0].float(), a), b)).to(output.dtype)
 
 
 class _GreedyRecorder(LogitsProcessor):  # type: ignore[misc]

@@ -7,9 +7,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 _PREFIX = "base_model.model."
 _UNSUPPORTED = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias")
@@ -74,6 +76,16 @@ def read_lora(path: str, shapes: Mapping[str, tuple[int, ...]]) -> LoraWeights:
         raise ValueError(f"{path} holds no LoRA weights; train it again")
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
     return LoraWeights(rank=rank, scale=scale, factors=factors)
+
+
+def parameter_shapes(config: Any, *, trust_remote_code: bool) -> Mapping[str, tuple[int, ...]]:
+    """A model's parameters by name, from its configuration alone: what PEFT's names refer to.
+
+    A loaded model may hold them fused (vLLM) or packed (4 bits).
+    """
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return {name: tuple(weight.shape) for name, weight in skeleton.named_parameters()}
 
 
 def _weight_name(key: str, path: str) -> str:

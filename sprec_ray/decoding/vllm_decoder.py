@@ -5,17 +5,20 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
-from sprec_ray.config import DecodingConfig
 from sprec_ray.decoding.decoder import DecoderModel
-from sprec_ray.decoding.lora import LoraWeights, read_lora
+from sprec_ray.decoding.lora import LoraWeights, parameter_shapes, read_lora
 from sprec_ray.decoding.search import BeamSearch, make_hypothesis
+from sprec_ray.quantization import require
 from sprec_ray.types import AdapterCheckpoint, Hypothesis
+
+if TYPE_CHECKING:  # so that a decoder runs without pydantic, where it is profiled alone
+    from sprec_ray.config import DecodingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class VllmDecoder:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
         self._eos: int = self._tokenizer.eos_token_id
         config_of_model = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
-        self._shapes = _parameter_shapes(config_of_model, trust_remote_code=model.trust_remote_code)
+        self._shapes = parameter_shapes(config_of_model, trust_remote_code=model.trust_remote_code)
         if not use_gpu:
             _check_head_size(config_of_model)
         self._adapter: AdapterCheckpoint | None = None
@@ -66,6 +69,8 @@ class VllmDecoder:
                     f"model.lora.rank={model.lora_rank} exceeds vLLM's largest, {_LORA_RANKS[-1]}; lower it"
                 )
             options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
+        if model.quantization == "nf4":
+            options |= _nf4_options(model, config_of_model, merge_adapters=merge_adapters)
         self._llm: Any = vllm.LLM(
             model.path,
             dtype=model.dtype,
@@ -219,11 +224,23 @@ def _set_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def _parameter_shapes(config: Any, *, trust_remote_code: bool) -> Mapping[str, tuple[int, ...]]:
-    """The model's parameters by name, from its configuration alone: what PEFT's names refer to."""
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    return {name: tuple(weight.shape) for name, weight in skeleton.named_parameters()}
+def _nf4_options(model: DecoderModel, config: Any, *, merge_adapters: bool) -> dict[str, str]:
+    """What makes vLLM quantise the weights while it loads them, as transformers does: NF4, scales quantised again.
+
+    The two give the same bytes only from the same numbers: vLLM takes the files' as they are, transformers casts them
+    to ``model.dtype`` first. vLLM's 4-bit layers compute in bfloat16, and take no other.
+    """
+    assert not merge_adapters, "an adapter cannot become part of 4-bit weights"
+    stored = getattr(config.get_text_config(), "dtype", None)
+    for name, dtype in (("model.dtype", getattr(torch, model.dtype)), ("the model's config.json", stored)):
+        if dtype not in (torch.bfloat16, None):
+            raise ValueError(
+                f"{name} says {str(dtype).removeprefix('torch.')}; with model.quantization=nf4 vLLM needs bfloat16, "
+                "key and files: change it, or set decoding.engine=transformers"
+            )
+    require("bitsandbytes")
+    require("vllm_bnb_plugin")  # vLLM moved its bitsandbytes support there; it registers itself
+    return {"quantization": "bitsandbytes", "load_format": "bitsandbytes"}
 
 
 def _check_head_size(config: Any) -> None:

@@ -58,13 +58,13 @@ Keys that are absent have no counterpart there (engines, placement, seeds, the d
 PAPER_NOTES: tuple[str, ...] = (
     "The paper's equation 7 measures rewards against the policy before the iteration's SFT (pre_sft); its published "
     "code measures them against the policy after it (post_sft).",
-    "The published code loads the base model in 4 bits (NF4), limits prompt and response together to 512 tokens, and "
-    "leaves the end-of-sequence token out of the SFT loss; here the base model is not quantized, the limits are apart "
-    "and the token is a target.",
+    "The published code loads the base model in 4 bits (here only with model.quantization=nf4), limits prompt and "
+    "response together to 512 tokens, and leaves the end-of-sequence token out of the SFT loss; here the limits are "
+    "apart and the token is a target.",
     "The published code computes DivRatio, ORRatio and the recommended genres without the rows whose target is not in "
     "the catalogue; here every metric counts every row.",
 )
-"""Differences that no key expresses."""
+"""Differences that PAPER_SETTINGS does not express."""
 
 
 def differences_from_paper(flat_config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

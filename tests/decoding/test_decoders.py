@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -10,13 +11,16 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tiny_llama import TinyModel, make_adapter
+from tiny_llama import MODULES, TinyModel, make_adapter
 from transformers import AutoModelForCausalLM
 
-from sprec_ray.config import DecodingConfig
+from sprec_ray.config import DecodingConfig, LoraConfig
 from sprec_ray.decoding.decoder import Decoder, DecoderModel, make_decoder, resolve_engine
 from sprec_ray.decoding.hf_decoder import TransformersDecoder
 from sprec_ray.decoding.vllm_decoder import VllmDecoder
+from sprec_ray.training.adapters import attach_adapter, load_language_model, read_adapter, set_adapter
+from sprec_ray.training.packing import TokenGroup
+from sprec_ray.training.scoring import ResponseScorer
 from sprec_ray.types import AdapterCheckpoint, Hypothesis
 
 pytestmark = pytest.mark.slow
@@ -294,3 +298,32 @@ def test_the_engine_is_chosen_by_configuration(tiny_model: TinyModel, monkeypatc
     assert resolve_engine(DecodingConfig()) == "transformers"
     with pytest.raises(ValueError, match=r"decoding\.engine=transformers"):
         make_decoder(DecodingConfig(engine="vllm"), decoder_model(tiny_model.path), use_gpu=False, seed=0)
+
+
+def test_transformers_decodes_with_the_4_bit_weights_that_are_trained(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = pytest.importorskip("bitsandbytes.nn.modules")
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: False)  # on a CPU, inference would round to bfloat16
+    use_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if use_gpu else "cpu")
+    decoder = TransformersDecoder(
+        dataclasses.replace(decoder_model(tiny_model.path), quantization="nf4"), use_gpu=use_gpu
+    )
+    plain = TransformersDecoder(decoder_model(tiny_model.path), use_gpu=use_gpu)
+    prompt, response = tiny_model.prompts[0], (5, 9, 30, 2)
+    base = decoder.score(prompt, response)
+    for adapter in tiny_model.adapters:
+        model = load_language_model(tiny_model.path, dtype="float32", quantization="nf4", device=device)
+        lora = LoraConfig(rank=4, alpha=8, target_modules=tuple(MODULES))
+        model = attach_adapter(model, lora, dropout=0.0, seed=0).eval()
+        set_adapter(model, read_adapter(adapter.path))
+        with torch.no_grad():
+            scorer = ResponseScorer(model)
+            expected = float(scorer(scorer.batch([TokenGroup(tuple(prompt), (response,))], device))[0, 0])
+        for each in (decoder, plain):
+            each.load_adapter(adapter)
+        assert decoder.score(prompt, response) == pytest.approx(expected, abs=1e-3)
+        assert abs(plain.score(prompt, response) - expected) > 0.5  # so the canary sees the difference
+    decoder.load_adapter(None)
+    assert decoder.score(prompt, response) == base

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from tiny_llama import TinyModel, build_tiny_model
+from transformers import AutoModelForCausalLM
 
 from sprec_ray.config import DecodingConfig
+from sprec_ray.decoding import vllm_decoder
 from sprec_ray.decoding.decoder import DecoderModel
 from sprec_ray.decoding.hf_decoder import TransformersDecoder
 from sprec_ray.decoding.vllm_decoder import VllmDecoder
+from sprec_ray.training.adapters import load_language_model
 
 pytestmark = pytest.mark.slow
 
@@ -54,3 +60,74 @@ def test_vllm_names_a_head_size_it_cannot_take(tiny_model: TinyModel, tmp_path: 
     (folder / "config.json").write_text(json.dumps(config | {"head_dim": 48}))
     with pytest.raises(ValueError, match="size 48"):
         VllmDecoder(CONFIG, decoder_model(str(folder)), use_gpu=False, merge_adapters=True, seed=0)
+
+
+def nf4_model(path: str, **changes: Any) -> DecoderModel:
+    return dataclasses.replace(decoder_model(path), **{"dtype": "bfloat16", "quantization": "nf4", **changes})
+
+
+def in_bfloat16(path: str, folder: Path) -> str:
+    """A copy of the model whose files hold bfloat16."""
+    shutil.copytree(path, folder)
+    AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def vllm_options(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What vLLM is started with, instead of vLLM."""
+    import vllm
+
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(vllm, "LLM", lambda path, **options: told.append(options))
+    monkeypatch.setattr(vllm_decoder, "require", lambda module: None)
+    return told
+
+
+def test_what_vllm_is_told_of_4_bit_weights(
+    tiny_model: TinyModel, tmp_path: Path, vllm_options: list[dict[str, Any]]
+) -> None:
+    path = in_bfloat16(tiny_model.path, tmp_path / "model")
+    for model in (nf4_model(path), nf4_model(path, quantization="none")):
+        VllmDecoder(CONFIG, model, use_gpu=True, merge_adapters=False, seed=0)
+    quantised, plain = vllm_options
+    assert quantised == {**plain, "quantization": "bitsandbytes", "load_format": "bitsandbytes"}
+    assert (quantised["dtype"], quantised["enable_lora"], quantised["max_lora_rank"]) == ("bfloat16", True, 8)
+
+
+@pytest.mark.usefixtures("vllm_options")
+def test_vllm_refuses_4_bit_weights_that_would_differ_from_the_trainers(tiny_model: TinyModel, tmp_path: Path) -> None:
+    """The tiny model's files hold float32: transformers would quantise bfloat16, vLLM float32."""
+    with pytest.raises(ValueError, match=r"^the model's config\.json says float32; .*decoding\.engine=transformers"):
+        VllmDecoder(CONFIG, nf4_model(tiny_model.path), use_gpu=True, merge_adapters=False, seed=0)
+    path = in_bfloat16(tiny_model.path, tmp_path / "model")
+    with pytest.raises(ValueError, match=r"^model\.dtype says float32; .*needs bfloat16"):
+        VllmDecoder(CONFIG, nf4_model(path, dtype="float32"), use_gpu=True, merge_adapters=False, seed=0)
+
+
+def test_vllm_holds_the_4_bit_weights_that_are_trained(tiny_model: TinyModel, tmp_path: Path) -> None:
+    """Byte for byte, with vLLM's fused layers taken apart; and it applies an adapter to them."""
+    pytest.importorskip("vllm_bnb_plugin")
+    pytest.importorskip("bitsandbytes")
+    path = in_bfloat16(tiny_model.path, tmp_path / "model")
+    trained = load_language_model(path, dtype="bfloat16", quantization="nf4", device=torch.device("cpu"))
+    packed = {name: weight for name, weight in trained.named_parameters() if weight.dtype == torch.uint8}
+    decoder = VllmDecoder(CONFIG, nf4_model(path), use_gpu=False, merge_adapters=False, seed=0)
+    (hosted,) = decoder._llm.collective_rpc(packed_weights)
+    assert len(packed) == 2 * 7
+    assert len(hosted) == 2 * 4
+    for name, weight in hosted.items():
+        fused = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+        layer = name.split(".")[-3]
+        parts = [packed[name.replace(".base_layer", "").replace(layer, part)] for part in fused.get(layer, (layer,))]
+        assert torch.equal(weight, torch.cat([part.data for part in parts]))
+    scores = []
+    for adapter in (None, *tiny_model.adapters):
+        decoder.load_adapter(adapter)
+        scores.append(decoder.score(tiny_model.prompts[0], (5, 9, 30, 2)))
+    assert len(set(scores)) == 3
+    decoder.close()
+
+
+def packed_weights(worker: Any) -> dict[str, torch.Tensor]:
+    return {name: w.cpu() for name, w in worker.get_model().named_parameters() if w.dtype == torch.uint8}

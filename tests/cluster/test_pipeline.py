@@ -1,0 +1,55 @@
+"""What the stages tell the engines of the model they work on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sprec_ray.artifacts import Stage
+from sprec_ray.cluster import engines
+from sprec_ray.cluster.pipeline import RayStages
+from sprec_ray.cluster.worker import EmbedTask
+from sprec_ray.config_files import load_config
+from sprec_ray.data.catalog import Catalog
+from sprec_ray.decoding.decoder import DecoderModel
+from sprec_ray.types import AdapterCheckpoint, Example
+
+NF4 = ["model.quantization=nf4", "training.gpus_per_worker=1", "decoding.gpus_per_decoder=1"]
+POLICY = AdapterCheckpoint(path="somewhere/sft", version=1)
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [([], "none"), (NF4, "nf4")])
+def test_all_engines_hold_the_weights_in_the_form_that_is_configured(
+    arguments: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainer, embedder and decoder: an adapter fits the base weights that it was trained on."""
+    stages = RayStages(load_config([*arguments, "evaluation.k=[1]"]), tmp_path)
+    stages.__dict__.update(
+        model_path="somewhere/model",
+        catalog=Catalog(titles=("Dune", "Emma"), genres={}),
+        train_examples=[],
+        measured_examples=[Example(example_id="0", history=("Dune",), target="Emma")],
+    )
+    found = [stages._phase(Stage(tmp_path / "sft"), stages.config.sft, POLICY, None).quantization]
+
+    def embed(task: EmbedTask, label: str) -> dict[str, Any]:
+        found.append(task.quantization)
+        np.save(task.out, np.ones((1, 2), dtype=np.float32))
+        return {"compute_s": 0.0}
+
+    stages.evaluator._run_embedding = embed
+    stages.evaluator._policy_embedder("sft", POLICY, tmp_path)(["Dune"])
+
+    def pool(decoding: Any, model: DecoderModel, *, seed: int) -> Any:
+        found.append(model.quantization)
+        return SimpleNamespace(wait_ready=lambda: "fake", close=lambda: None)
+
+    monkeypatch.setattr(engines, "DecoderPool", pool)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda path, **options: None)
+    stages.engines._start_decoders("somewhere/model")
+    stages.close()
+    assert found == [expected] * 3
