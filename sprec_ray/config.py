@@ -110,7 +110,7 @@ class ModelConfig:
     """``nf4`` trains the adapter on base weights held in 4 bits (QLoRA), on GPUs only; it computes in ``dtype``."""
     max_prompt_tokens: PositiveInt = 480
     max_response_tokens: PositiveInt = 48
-    """A title's tokens, quotes, line feed and end of sequence included."""
+    """A decoded title's tokens, quotes, line feed and end of sequence included; training keeps longer ones whole."""
     trust_remote_code: bool = False
     scratch: ScratchConfig = ScratchConfig()
     lora: LoraConfig = LoraConfig()

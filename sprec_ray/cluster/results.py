@@ -125,5 +125,5 @@ def _counters(config: RunConfig, folder: Path) -> dict[str, dict[str, int]]:
 
 
 def _truncated(stage: Stage) -> dict[str, int]:
-    """Prompts and responses of a training phase that lost tokens to the limits."""
-    return {f"truncated_{name}": stage.summary[f"num_truncated_{name}"] for name in ("prompts", "responses")}
+    """Prompts of a training phase that lost titles, and responses that are longer than the limit."""
+    return {name: stage.summary[f"num_{name}"] for name in ("truncated_prompts", "long_responses")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import importlib.util
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -137,23 +138,47 @@ def _check_paths(config: RunConfig) -> None:
         )
     if config.decoding.engine == "vllm" and importlib.util.find_spec("vllm") is None:
         raise ConfigError("decoding.engine=vllm needs vLLM, which is not installed; use decoding.engine=transformers")
-    if model == "scratch":
-        return
+    if model != "scratch":
+        _check_model(config)
+
+
+def _check_model(config: RunConfig) -> None:
+    model = config.model.name_or_path
     if Path(model).expanduser().is_dir():
-        if not (Path(model).expanduser() / "config.json").is_file():
-            raise ConfigError(f"model.name_or_path={model} has no config.json; give the folder of a transformers model")
+        try:
+            described = json.loads((Path(model).expanduser() / "config.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(
+                f"model.name_or_path={model} has no config.json; give the folder of a transformers model"
+            ) from None
+        except ValueError as error:
+            raise ConfigError(
+                f"model.name_or_path={model}: its config.json is damaged ({error}); download the model again"
+            ) from None
+        _check_context(config, described)
         return
     if model.startswith(("/", ".", "~")) or model.count("/") > 1:
         raise ConfigError(f"model.name_or_path={model} does not exist; give a model folder, a hub name or 'scratch'")
     from transformers import AutoConfig
 
     try:
-        AutoConfig.from_pretrained(model, trust_remote_code=config.model.trust_remote_code)
+        described = AutoConfig.from_pretrained(model, trust_remote_code=config.model.trust_remote_code).to_dict()
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"model.name_or_path={model} is no folder here and could not be loaded from the hub "
             f"({str(error).split(chr(10), 1)[0]}); check the name, the network and your access, or use 'scratch'"
         ) from None
+    _check_context(config, described)
+
+
+def _check_context(config: RunConfig, described: dict[str, Any]) -> None:
+    context = {**described, **described.get("text_config", {})}.get("max_position_embeddings")
+    prompt, response = config.model.max_prompt_tokens, config.model.max_response_tokens
+    if context is not None and prompt + response > context:
+        raise ConfigError(
+            f"model.max_prompt_tokens={prompt} and model.max_response_tokens={response} exceed the context of "
+            f"{config.model.name_or_path}, {context} tokens; lower them"
+        )
 
 
 def _check_same_run(config: RunConfig, folder: Path) -> None:

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from sprec_ray.artifacts import read_json, read_rows
 from sprec_ray.config import LoraConfig, TrainingConfig
 from sprec_ray.data.tokens import TokenEncoder
+from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.phase import Phase
 from sprec_ray.types import PreferenceGroup
 
@@ -115,18 +116,13 @@ def _do(task: Any, worker: Any, progress: Callable[[int, int, float], None]) -> 
     from transformers import AutoTokenizer
 
     from sprec_ray.training.fit import run_phase
-    from sprec_ray.training.phase import TokenGroup
 
     started = time.monotonic()
     tokenizer = AutoTokenizer.from_pretrained(task.phase.model_path, trust_remote_code=task.phase.trust_remote_code)
     encoder = task.text.encoder(tokenizer)
-    groups = []
-    for row in read_rows(Path(task.rows_path), PreferenceGroup):
-        prompt = tuple(encoder.prompt(row.history))
-        responses = tuple(tuple(encoder.response(title)) for title in (row.chosen, *row.rejected))
-        if task.whole_text:
-            prompt, responses = prompt[:1], (prompt[1:] + responses[0],)
-        groups.append(TokenGroup(prompt, responses))
+    groups = [token_group(row, encoder) for row in read_rows(Path(task.rows_path), PreferenceGroup)]
+    if task.whole_text:
+        groups = [TokenGroup(group.prompt[:1], (group.prompt[1:] + group.responses[0],)) for group in groups]
     summary = run_phase(task.phase, groups, worker, progress)
     if worker.rank == 0 and task.whole_text:
         tokenizer.save_pretrained(task.phase.out)
@@ -134,8 +130,14 @@ def _do(task: Any, worker: Any, progress: Callable[[int, int, float], None]) -> 
         **summary,
         "load_s": time.monotonic() - started - summary["compute_s"],
         "num_truncated_prompts": encoder.num_truncated_prompts,
-        "num_truncated_responses": encoder.num_truncated_responses,
+        "num_long_responses": encoder.num_long_responses,
     }
+
+
+def token_group(row: PreferenceGroup, encoder: TokenEncoder) -> TokenGroup:
+    """The tokens of a row: every response whole, before them what of the history there is room for."""
+    responses = tuple(tuple(encoder.response(title)) for title in (row.chosen, *row.rejected))
+    return TokenGroup(tuple(encoder.prompt(row.history, room=encoder.room(responses))), responses)
 
 
 def _embed(task: EmbedTask, worker: Any) -> dict[str, Any]:

@@ -7,14 +7,17 @@ from typing import Any
 
 from sprec_ray.data.prompts import render_prompt, render_response
 
+_LEAST_PROMPT = 16
+"""Tokens below which a prompt says nothing."""
+
 
 class TokenEncoder:
     """Turns histories and titles into token ids; prompt and response are tokenized apart and joined.
 
     Tokenizing apart makes training and decoding see the same ids at the seam, whatever a tokenizer would merge there.
     A prompt longer than ``max_prompt_tokens`` loses its oldest titles, and the middle of what is left when one title
-    is still too long; how many prompts did is in ``num_truncated_prompts``. A response longer than
-    ``max_response_tokens`` loses its end and the closing EOS; ``num_truncated_responses`` counts them.
+    is still too long; how many prompts did is in ``num_truncated_prompts``. A response is never cut: what it has beyond
+    ``max_response_tokens`` it takes from its prompt's room (``room``), and ``num_long_responses`` counts it.
     """
 
     def __init__(
@@ -23,24 +26,39 @@ class TokenEncoder:
         self.tokenizer = tokenizer
         self.template, self.noun = template, noun
         self.max_prompt_tokens, self.max_response_tokens = max_prompt_tokens, max_response_tokens
-        self.num_truncated_prompts = self.num_truncated_responses = 0
+        self.num_truncated_prompts = self.num_long_responses = 0
 
-    def prompt(self, history: Sequence[str]) -> list[int]:
-        """The token ids of a history's prompt, beginning-of-sequence token first where the tokenizer has one."""
+    def room(self, responses: Sequence[Sequence[int]]) -> int:
+        """The tokens that a prompt may have before these responses. Raises ValueError where that is hardly any."""
+        longest = max(map(len, responses))
+        room = min(self.max_prompt_tokens, self.max_prompt_tokens + self.max_response_tokens - longest)
+        if room < min(_LEAST_PROMPT, self.max_prompt_tokens):
+            raise ValueError(
+                f"a title has {longest} tokens, which leaves {room} for its prompt; raise model.max_prompt_tokens or "
+                "model.max_response_tokens"
+            )
+        return room
+
+    def prompt(self, history: Sequence[str], *, room: int | None = None) -> list[int]:
+        """The token ids of a history's prompt, beginning-of-sequence token first where the tokenizer has one.
+
+        At most ``room`` tokens; None: ``max_prompt_tokens``.
+        """
+        room = self.max_prompt_tokens if room is None else room
         for first in range(max(1, len(history))):
             text = render_prompt(history[first:], template=self.template, noun=self.noun)
             ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             if self.tokenizer.bos_token_id is not None:
                 ids = [self.tokenizer.bos_token_id, *ids]
-            if len(ids) <= self.max_prompt_tokens:
+            if len(ids) <= room:
                 self.num_truncated_prompts += first > 0
                 return ids
         self.num_truncated_prompts += 1
-        return ids[: self.max_prompt_tokens // 2] + ids[-(self.max_prompt_tokens - self.max_prompt_tokens // 2) :]
+        return ids[: room // 2] + ids[-(room - room // 2) :]
 
     def response(self, title: str) -> list[int]:
         """The token ids of a title's response, end-of-sequence token last."""
         ids: list[int] = self.tokenizer(render_response(title), add_special_tokens=False)["input_ids"]
         ids = [*ids, self.tokenizer.eos_token_id]
-        self.num_truncated_responses += len(ids) > self.max_response_tokens
-        return ids[: self.max_response_tokens]
+        self.num_long_responses += len(ids) > self.max_response_tokens
+        return ids

@@ -65,5 +65,32 @@ def test_an_empty_history_has_a_prompt() -> None:
     assert encoder.tokenizer.decode(encoder.prompt([])) == render_prompt([], template="short", noun="book")
 
 
-def test_a_long_response_is_cut() -> None:
-    assert len(make_encoder(max_response_tokens=5).response("A long title")) == 5
+def test_a_long_response_stays_whole_and_is_counted() -> None:
+    encoder = make_encoder(max_response_tokens=8)
+    assert len(encoder.response("Emma")) == 8
+    assert encoder.num_long_responses == 0
+    assert encoder.tokenizer.decode(encoder.response("Ulysses")[:-1]) == '"Ulysses"\n'
+    assert encoder.response("Ulysses")[-1] == encoder.tokenizer.eos_token_id
+    assert encoder.num_long_responses == 2
+
+
+def test_a_long_response_takes_its_room_from_the_oldest_titles() -> None:
+    """A limit of 8 for responses: what "Ulysses" (11 tokens) has beyond it, its prompt has not."""
+    limit = len(render_prompt(["Dune", "Emma"], template="short", noun="book"))
+    encoder = make_encoder(max_prompt_tokens=limit, max_response_tokens=8)
+    short, long = encoder.response("Emma"), encoder.response("Ulysses")
+    assert encoder.room([short]) == limit
+    assert encoder.room([short, long]) == limit - 3
+    assert encoder.prompt(["Dune", "Emma"], room=encoder.room([short])) == encoder.prompt(["Dune", "Emma"])
+    assert encoder.num_truncated_prompts == 0
+    assert encoder.prompt(["Dune", "Emma"], room=encoder.room([short, long])) == encoder.prompt(["Emma"])
+    assert encoder.num_truncated_prompts == 1
+
+
+def test_a_response_that_leaves_no_room_for_a_prompt_is_refused() -> None:
+    encoder = make_encoder(max_prompt_tokens=20, max_response_tokens=8)
+    encoder.room([encoder.response("a" * 8)])
+    with pytest.raises(
+        ValueError, match=r"a title has 13 tokens, which leaves 15 for its prompt; raise model.max_prom"
+    ):
+        encoder.room([encoder.response("a" * 9)])

@@ -52,6 +52,17 @@ def test_a_missing_path_is_named_before_ray_starts(overrides: list[str], message
 
 
 @pytest.mark.usefixtures("no_ray")
+def test_limits_beyond_the_models_context_are_named_before_ray_starts(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"max_position_embeddings": 256}')
+    arguments = [f"output_dir={tmp_path}", f"model.name_or_path={tmp_path / 'model'}", "model.max_response_tokens=48"]
+    with pytest.raises(ConfigError, match=r"max_prompt_tokens=209 and model.max_response_tokens=48 exceed the context"):
+        train_selfplay(load_config([*arguments, "model.max_prompt_tokens=209"]))
+    with pytest.raises(AssertionError, match="Ray was started"):
+        train_selfplay(load_config([*arguments, "model.max_prompt_tokens=208"]))
+
+
+@pytest.mark.usefixtures("no_ray")
 def test_grounding_that_is_not_installed_is_named_before_anything_is_trained(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
