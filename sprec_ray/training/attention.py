@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from sprec_ray.training.packing import PackedGroups, Span
+from sprec_ray.training.packing import PAD_MULTIPLE, PackedGroups, Span
 
 NAME = "sprec_ray_groups"
 """The name under which transformers' models find ``group_attention``."""
@@ -29,7 +29,7 @@ NAME = "sprec_ray_groups"
 class Layout:
     """What the attention is told of a packed row, through transformers' keyword arguments."""
 
-    end_T: Tensor
+    length: int
     answering_A: Tensor
     spans: tuple[Span, ...]
     hidden: tuple[Tensor, ...]
@@ -38,25 +38,43 @@ class Layout:
     """On a GPU."""
 
 
-def make_layout(packed: PackedGroups) -> Layout:
-    """The layout of a packed row, with the masks of the device that it is on."""
-    end_T = packed.end_T
-    if end_T.is_cuda:
-        return Layout(end_T, packed.answering_A, (), (), make_block_mask(end_T))
+def make_layout(packed: PackedGroups, device: torch.device) -> Layout:
+    """The layout of a packed row, which is on the CPU still, for the attention of a device."""
+    length, answering_A = len(packed.end_T), packed.answering_A.to(device)
+    if device.type == "cuda":
+        return Layout(length, answering_A, (), (), make_block_mask(packed.end_T, device))
     hidden = []
     for span in packed.spans:
-        at_C = torch.arange(span.first, span.end, device=end_T.device)
-        hidden.append((at_C > at_C[:, None]) | (at_C[:, None] >= end_T[span.first : span.end]))
-    return Layout(end_T, packed.answering_A, packed.spans, tuple(hidden), None)
+        at_C = torch.arange(span.first, span.end)
+        hidden.append((at_C > at_C[:, None]) | (at_C[:, None] >= packed.end_T[span.first : span.end]))
+    return Layout(length, answering_A, packed.spans, tuple(one.to(device) for one in hidden), None)
 
 
-def make_block_mask(end_T: Tensor) -> BlockMask:
-    """The block mask of FlexAttention: blocks of 128 x 128 tokens that hold nothing to attend to are skipped."""
+def make_block_mask(end_T: Tensor, device: torch.device) -> BlockMask:
+    """FlexAttention's mask of a row of whole blocks, without a table of T x T.
+
+    A token at j is seen from j up to its end, so what blocks of keys are seen from a block of queries follows from
+    the least and greatest of these; where a block is seen by all, the kernel asks for no single token.
+    """
+    num_blocks = len(end_T) // PAD_MULTIPLE
+    ends_KC = end_T.view(num_blocks, PAD_MULTIPLE)
+    query_Q1 = torch.arange(num_blocks)[:, None]
+    key_K = torch.arange(num_blocks)
+    some_QK = (key_K <= query_Q1) & (query_Q1 * PAD_MULTIPLE < ends_KC.amax(1))
+    all_QK = (key_K < query_Q1) & ((query_Q1 + 1) * PAD_MULTIPLE <= ends_KC.amin(1))
+    end_T = end_T.to(device)
 
     def sees(_batch: Tensor, _head: Tensor, at: Tensor, other: Tensor) -> Tensor:
         return (other <= at) & (at < end_T[other])
 
-    return create_block_mask(sees, None, None, len(end_T), len(end_T), device=end_T.device)
+    partly, whole = _block_lists(some_QK & ~all_QK, device), _block_lists(all_QK, device)
+    return BlockMask.from_kv_blocks(*partly, *whole, BLOCK_SIZE=PAD_MULTIPLE, mask_mod=sees)
+
+
+def _block_lists(table_QK: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """For each block of queries the number of true blocks of keys [1, 1, Q], and their places first [1, 1, Q, K]."""
+    places_QK = table_QK.int().argsort(dim=1, descending=True, stable=True).int()
+    return table_QK.sum(1, dtype=torch.int32)[None, None].to(device), places_QK[None, None].to(device)
 
 
 def group_attention(

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 BLOCK = 64
 """Response tokens that the CPU's attention takes at once: more waste work on responses that do not see each other."""
 PAD_MULTIPLE = 128
-"""On a GPU the row is padded to whole blocks of the block-sparse attention: at most 127 tokens of a micro-batch."""
+"""On a GPU the row is padded to whole blocks of FlexAttention: at most 127 tokens of a micro-batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +79,12 @@ class Targets:
         """True where a group has a response."""
         return self.num_tokens_BK > 0
 
+    def to(self, device: torch.device) -> Targets:
+        """The same on a device."""
+        tensors = (self.state_M, self.token_M, self.slot_M, self.num_tokens_BK)
+        state_M, token_M, slot_M, num_tokens_BK = (tensor.to(device) for tensor in tensors)
+        return Targets(self.offsets, state_M, token_M, slot_M, self.num_slots, num_tokens_BK)
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -123,21 +128,6 @@ class PlainRows:
     answering_A: Tensor
     """Positions in the flattened [R, T]; A = M."""
     targets: Targets
-
-
-Batch = TypeVar("Batch", PackedGroups, PlainRows, Targets)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on a device. Spans stay where they are: only the CPU's attention reads them."""
-    moved: dict[str, Any] = {}
-    for field in fields(batch):
-        value = getattr(batch, field.name)
-        if isinstance(value, Tensor):
-            moved[field.name] = value.to(device, non_blocking=True)
-        elif isinstance(value, Targets):
-            moved[field.name] = to_device(value, device)
-    return replace(batch, **moved)
 
 
 def pack(groups: Sequence[TokenGroup], *, pad_multiple: int = 1) -> PackedGroups:

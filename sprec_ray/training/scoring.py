@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,13 +21,23 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from sprec_ray.training import attention
-from sprec_ray.training.packing import PAD_MULTIPLE, PackedGroups, PlainRows, Targets, TokenGroup, pack, plain_rows
-from sprec_ray.training.packing import to_device as move
+from sprec_ray.training.packing import PAD_MULTIPLE, Targets, TokenGroup, pack, plain_rows
 
 logger = logging.getLogger(__name__)
 
 MAX_LOGITS = 2**24
 """Logits held at once (64 MiB in float32): more answering positions are taken in chunks, computed again backward."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringBatch:
+    """Groups as one forward pass reads them: a packed row, or plain rows."""
+
+    inputs: dict[str, Any]
+    """Keyword arguments of the transformers model below the LM head."""
+    answering_A: Tensor
+    """Positions that predict response tokens, in the flattened hidden states."""
+    targets: Targets
 
 
 class ResponseScorer(nn.Module):
@@ -53,26 +64,23 @@ class ResponseScorer(nn.Module):
         model: Any = self.model
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
-    def batch(self, groups: Sequence[TokenGroup], device: torch.device) -> PackedGroups | PlainRows:
+    def batch(self, groups: Sequence[TokenGroup], device: torch.device) -> ScoringBatch:
         """The groups as the tensors of one forward pass. Raises ValueError for an empty part."""
-        if not self.share_prompts:
-            return move(plain_rows(groups), device)
-        return move(pack(groups, pad_multiple=PAD_MULTIPLE if device.type == "cuda" else 1), device)
+        if self.share_prompts:
+            packed = pack(groups, pad_multiple=PAD_MULTIPLE if device.type == "cuda" else 1)
+            inputs: dict[str, Any] = {
+                "input_ids": packed.input_ids_T[None].to(device),
+                "position_ids": packed.position_ids_T[None].to(device),
+                "layout": attention.make_layout(packed, device),
+            }
+            return ScoringBatch(inputs, inputs["layout"].answering_A, packed.targets.to(device))
+        rows = plain_rows(groups)
+        inputs = {"input_ids": rows.input_ids_RT.to(device), "attention_mask": rows.attention_mask_RT.to(device)}
+        return ScoringBatch(inputs, rows.answering_A.to(device), rows.targets.to(device))
 
-    def forward(self, batch: PackedGroups | PlainRows) -> Tensor:
+    def forward(self, batch: ScoringBatch) -> Tensor:
         """Sums of response token log-probabilities, [B, K], float32, in nats; 0 where a group has no response."""
-        decoder = self.causal_lm.get_decoder()
-        if isinstance(batch, PackedGroups):
-            hidden = decoder(
-                input_ids=batch.input_ids_T[None],
-                position_ids=batch.position_ids_T[None],
-                use_cache=False,
-                layout=attention.make_layout(batch),
-            ).last_hidden_state
-        else:
-            hidden = decoder(
-                input_ids=batch.input_ids_RT, attention_mask=batch.attention_mask_RT, use_cache=False
-            ).last_hidden_state
+        hidden = self.causal_lm.get_decoder()(**batch.inputs, use_cache=False).last_hidden_state
         states_AD = hidden.flatten(0, 1)[batch.answering_A]
         targets = batch.targets
         slots = torch.zeros(math.prod(targets.num_slots), device=states_AD.device)
@@ -138,7 +146,7 @@ def _compute_answers_only(decoder: Any) -> list[RemovableHandle]:
     def spread(module: Any, arguments: Any, output: Any) -> Any:
         if isinstance(output, tuple):  # a mixture of experts, with its router's weights
             return (spread(module, arguments, output[0]), *output[1:])
-        whole = output.new_zeros(output.shape[0], len(layer.layout.end_T), output.shape[2])
+        whole = output.new_zeros(output.shape[0], layer.layout.length, output.shape[2])
         return whole.index_copy(1, layer.layout.answering_A, output)
 
     hooks = [layer.register_forward_pre_hook(remember, with_kwargs=True)]

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_training import TinyPolicy, make_groups, plain_logp, plain_policy
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
@@ -296,14 +298,43 @@ def test_block_mask_of_the_gpu_and_spans_of_the_cpu_give_the_same_attention() ->
     packed = pack(GROUPS, pad_multiple=128)
     length = len(packed.end_T)
     query, key, value = torch.randn(1, 4, length, 16), torch.randn(1, 2, length, 16), torch.randn(1, 2, length, 16)
-    expected = flex_attention(query, key, value, block_mask=attention.make_block_mask(packed.end_T), enable_gqa=True)
+    block_mask = attention.make_block_mask(packed.end_T, CPU)
+    expected = flex_attention(query, key, value, block_mask=block_mask, enable_gqa=True)
     used = packed.spans[-1].end
-    layout = attention.make_layout(packed)
+    layout = attention.make_layout(packed, CPU)
     found, _ = attention.group_attention(
         nn.Module(), query[:, :, :used], key[:, :, :used], value[:, :, :used], None, layout=layout, scaling=16**-0.5
     )
     assert isinstance(expected, Tensor)
     torch.testing.assert_close(found, expected[:, :, :used].transpose(1, 2), rtol=1e-5, atol=1e-5)
+
+
+@given(st.integers(0, 10**6))
+def test_block_mask_skips_and_trusts_exactly_the_blocks_it_may(seed: int) -> None:
+    """Against the whole table of what sees what: a block is skipped when all of it is hidden, full when none is."""
+    rng = random.Random(seed)
+
+    def tokens(most: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(3, 6) for _ in range(rng.randint(1, most)))
+
+    head = tokens(200)
+    groups = [
+        TokenGroup(head + tokens(200), tuple(tokens(40) for _ in range(rng.randint(1, 9))))
+        for _ in range(rng.randint(1, 4))
+    ]
+    end_T = pack(groups, pad_multiple=128).end_T
+    mask = attention.make_block_mask(end_T, CPU)
+    at = torch.arange(len(end_T))
+    seen = ((at <= at[:, None]) & (at[:, None] < end_T)).view(len(end_T) // 128, 128, len(end_T) // 128, 128)
+    counts = seen.sum((1, 3))
+    for counted, numbers, expected in (
+        (mask.kv_num_blocks, mask.kv_indices, (counts > 0) & (counts < 128 * 128)),
+        (mask.full_kv_num_blocks, mask.full_kv_indices, counts == 128 * 128),
+    ):
+        assert counted is not None
+        assert numbers is not None
+        for row, (number, listed) in enumerate(zip(counted[0, 0].tolist(), numbers[0, 0].tolist(), strict=True)):
+            assert set(listed[:number]) == set(expected[row].nonzero()[:, 0].tolist())
 
 
 def test_logits_that_the_model_caps_are_capped_here_too(share: bool) -> None:
