@@ -1,22 +1,20 @@
 """Attention over packed groups: a token sees its prompt and the part of its response before it, and nothing else.
 
-On the CPU the trunk of each tree is causal attention, and its branches are attended block by block, to the trunk and
-to their own block under one softmax, so that hardly a masked score is computed. On a GPU transformers' FlexAttention
-runs over a block mask of the same structure.
+On a CPU the row is attended span by span, each over the spans that it sees and itself, so that hardly a hidden score is
+computed. On a GPU transformers' FlexAttention runs over a block mask of the same structure.
 
 Dimensions: H heads, G key-value heads, D head size, T tokens of the packed row, Q queries, C tokens they may see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from sprec_ray.training.packing import PAD_MULTIPLE, PackedGroups, Span
@@ -32,8 +30,8 @@ class Layout:
     length: int
     answering_A: Tensor
     spans: tuple[Span, ...]
-    hidden: tuple[Tensor, ...]
-    """On a CPU, for each span: True at [i, j] where its token i does not see its token j."""
+    visible: tuple[Tensor, ...]
+    """On a CPU, for each span: True at [i, j] where its token i sees token j of the spans it sees and of itself."""
     block_mask: BlockMask | None
     """On a GPU."""
 
@@ -43,11 +41,13 @@ def make_layout(packed: PackedGroups, device: torch.device) -> Layout:
     length, answering_A = len(packed.end_T), packed.answering_A.to(device)
     if device.type == "cuda":
         return Layout(length, answering_A, (), (), make_block_mask(packed.end_T, device))
-    hidden = []
+    lengths = [span.end - span.first for span in packed.spans]
+    visible = []
     for span in packed.spans:
         at_C = torch.arange(span.first, span.end)
-        hidden.append((at_C > at_C[:, None]) | (at_C[:, None] >= packed.end_T[span.first : span.end]))
-    return Layout(length, answering_A, packed.spans, tuple(one.to(device) for one in hidden), None)
+        own_CC = (at_C <= at_C[:, None]) & (at_C[:, None] < packed.end_T[span.first : span.end])
+        visible.append(pad(own_CC, (sum(lengths[number] for number in span.sees), 0), value=True).to(device))
+    return Layout(length, answering_A, packed.spans, tuple(visible), None)
 
 
 def make_block_mask(end_T: Tensor, device: torch.device) -> BlockMask:
@@ -94,52 +94,44 @@ def group_attention(
         return output, None
     # Cut into spans once: the gradient of every slice would be a whole row of zeros.
     lengths = [span.end - span.first for span in layout.spans]
-    queries, keys, values = (states[0].split(lengths, dim=1) for states in (query * scaling, key, value))
+    queries, keys, values = (torch.split(states[0], lengths, dim=1) for states in (query, key, value))
     outputs = []
     for number, span in enumerate(layout.spans):
         skipped = span.answers - span.first if getattr(module, "answers_only", False) else 0
-        asking, seen = queries[number][:, skipped:], (*span.sees, number)
         if skipped:
             outputs.append(torch.zeros_like(queries[number][:, :skipped]))
-        if span.is_chain and len(seen) == 1 and not skipped and softcap is None:
-            outputs.append(_causal_attention(asking, keys[number], values[number]))
-        elif asking.shape[1]:
-            hidden_QC = layout.hidden[number][skipped:]
-            some = [keys[one] for one in seen], [values[one] for one in seen]
-            outputs.append(_attention(asking, *some, hidden_QC=hidden_QC, softcap=softcap))
+        if skipped < lengths[number]:
+            seen = (*span.sees, number)
+            seen_key, seen_value = (torch.cat([states[one] for one in seen], dim=1) for states in (keys, values))
+            # Without a mask the kernel skips what a chain hides.
+            visible = None if span.is_chain and seen == (number,) and not skipped else layout.visible[number][skipped:]
+            asking = queries[number][:, skipped:]
+            outputs.append(_attention(asking, seen_key, seen_value, visible, scaling=scaling, softcap=softcap))
     return torch.cat(outputs, dim=1).transpose(0, 1)[None], None
 
 
 AttentionInterface.register(NAME, group_attention)
 
 
-def _causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention of scaled queries [H, Q, D] within a chain."""
-    shares = query.shape[0] != key.shape[0]
-    output: Tensor = scaled_dot_product_attention(
-        query[None], key[None], value[None], is_causal=True, scale=1.0, enable_gqa=shares
-    )
-    return output[0]
-
-
 def _attention(
-    query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], *, hidden_QC: Tensor, softcap: float | None
+    query: Tensor, key: Tensor, value: Tensor, visible_QC: Tensor | None, *, scaling: float, softcap: float | None
 ) -> Tensor:
-    """Outputs [H, Q, D] of scaled queries over the keys and values [G, C, D] of several spans.
-
-    All scores stand side by side under one softmax, without a copy of keys or values. ``hidden_QC`` hides tokens of
-    the last span.
-    """
-    heads, num_queries, size = query.shape
-    query = query.reshape(len(keys[0]), -1, size)  # the query heads that share a key-value head
-    scores = [query @ key.transpose(1, 2) for key in keys]
-    if softcap is not None:  # Gemma 2's
-        scores = [softcap * torch.tanh(one / softcap) for one in scores]
-    own = scores[-1].view(len(query), -1, *hidden_QC.shape)
-    scores[-1] = own.masked_fill(hidden_QC, -torch.inf).flatten(1, 2)
-    weights = torch.cat(scores, dim=-1).softmax(-1, dtype=torch.float32).to(query.dtype)
-    parts = torch.split(weights, [key.shape[1] for key in keys], dim=-1)
-    output = parts[0] @ values[0]
-    for part, value in zip(parts[1:], values[1:], strict=True):
-        output = output + part @ value
-    return output.view(heads, num_queries, size)
+    """Outputs [H, Q, D] of queries over keys and values [G, C, D]; without a mask causal."""
+    if softcap is None:
+        output: Tensor = scaled_dot_product_attention(
+            query[None],
+            key[None],
+            value[None],
+            attn_mask=visible_QC,
+            is_causal=visible_QC is None,
+            scale=scaling,
+            enable_gqa=len(query) != len(key),
+        )
+        return output[0]
+    if visible_QC is None:
+        visible_QC = query.new_ones(query.shape[1], key.shape[1], dtype=torch.bool).tril()
+    scores = (query * scaling).reshape(len(key), -1, query.shape[2]) @ key.transpose(1, 2)
+    scores = softcap * torch.tanh(scores / softcap)  # Gemma 2's, which torch's kernel does not know
+    scores = scores.view(len(query), *visible_QC.shape).masked_fill(~visible_QC, -torch.inf)
+    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+    return (weights.reshape(len(key), -1, key.shape[1]) @ value).view(query.shape)
