@@ -70,13 +70,13 @@ def lora_config() -> LoraConfig:
     return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=modules, task_type="CAUSAL_LM")
 
 
-def make_groups(num_groups: int, num_negatives: int) -> list[TokenGroup]:
+def make_groups(num_groups: int, num_negatives: int, *, instruction: int = INSTRUCTION) -> list[TokenGroup]:
     """Prompts of 180 to 260 tokens, responses of 6 to 18."""
     rng = random.Random(0)
-    head = _tokens(rng, INSTRUCTION)
+    head = _tokens(rng, instruction)
     return [
         TokenGroup(
-            head + _tokens(rng, rng.randint(180, 260) - INSTRUCTION),
+            head + _tokens(rng, rng.randint(180, 260) - instruction),
             tuple((QUOTE, *_tokens(rng, rng.randint(5, 17))) for _ in range(1 + num_negatives)),
         )
         for _ in range(num_groups)
@@ -104,7 +104,8 @@ def group_logps(policy_BK: Tensor, reference_BK: Tensor, counts_BK: Tensor) -> G
     )
 
 
-def _preference_step(scorer: ResponseScorer, groups: Sequence[TokenGroup], optimizer: torch.optim.Optimizer) -> None:
+def preference_step(scorer: ResponseScorer, groups: Sequence[TokenGroup], optimizer: torch.optim.Optimizer) -> None:
+    """Score the reference, which is the model without its adapter, and train on softmax_dpo."""
     model: Any = scorer.model
     batch = scorer.batch(groups, CPU)
     with torch.no_grad(), model.disable_adapter():
@@ -131,7 +132,7 @@ def ours(threads: int, *, num_negatives: int, batch_size: int, share: bool) -> d
     scorer = ResponseScorer(with_lora(make_model()), share_prompts=share)
     optimizer = optimizer_of(scorer.model)
     groups = make_groups(NUM_EXAMPLES if share or num_negatives == 1 else 8, num_negatives)
-    rate = _timed(lambda batch: _preference_step(scorer, batch, optimizer), groups, batch_size)
+    rate = _timed(lambda batch: preference_step(scorer, batch, optimizer), groups, batch_size)
     return {"examples_per_s": rate}
 
 
@@ -176,9 +177,9 @@ def peak_memory(threads: int, *, share: bool) -> float:
     scorer = ResponseScorer(with_lora(make_model()), share_prompts=share)
     optimizer = optimizer_of(scorer.model)
     groups = make_groups(5, 10)
-    _preference_step(scorer, [TokenGroup(groups[4].prompt[:8], groups[4].responses[:2])], optimizer)
+    preference_step(scorer, [TokenGroup(groups[4].prompt[:8], groups[4].responses[:2])], optimizer)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    _preference_step(scorer, groups[:4], optimizer)
+    preference_step(scorer, groups[:4], optimizer)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 

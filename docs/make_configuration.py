@@ -26,6 +26,7 @@ TYPES = {
     "PositiveFloat": "number > 0",
     "NonNegativeFloat": "number >= 0",
     "Share": "number from 0 to 1",
+    "MicroBatchSize": "whole number > 0, or `auto`",
 }
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
@@ -65,7 +66,7 @@ WITHOUT_SENTENCE = {
     "PhaseConfig.learning_rate": "Peak of the schedule.",
     "PhaseConfig.num_epochs": "Passes over the examples.",
     "PhaseConfig.global_batch_size": "Examples per optimizer step, over all workers; a multiple of their number.",
-    "PhaseConfig.micro_batch_size": "Examples per forward pass of a worker.",
+    "PhaseConfig.micro_batch_size": "Examples per forward pass of a worker; `auto` takes what fits in memory.",
     "PreferenceConfig.learning_rate": "Peak of the schedule.",
     "PreferenceConfig.num_epochs": "Passes over the groups.",
     "PreferenceConfig.global_batch_size": "Groups per optimizer step, over all workers; a multiple of their number.",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 from pydantic.dataclasses import dataclass
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -13,8 +13,17 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-# A name like 2024 is a number to YAML.
-_STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+def _size_or_auto(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return validate(value)
+    except ValidationError:  # one for each half of the type
+        raise ValueError(f"{value!r} is neither a whole number above 0 nor auto") from None
+
+
+MicroBatchSize = Annotated[PositiveInt | Literal["auto"], WrapValidator(_size_or_auto)]
+
+_STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # a name like 2024 is a number to YAML
 
 
 class ConfigError(ValueError):
@@ -141,7 +150,7 @@ class PhaseConfig:
     learning_rate: PositiveFloat = 3e-4
     num_epochs: PositiveInt = 4
     global_batch_size: PositiveInt = 64
-    micro_batch_size: PositiveInt = 4
+    micro_batch_size: MicroBatchSize = 4
     num_warmup_steps: NonNegativeInt = 20
     """Linear warm-up to the learning rate, then linear decay to 0."""
 
@@ -174,8 +183,8 @@ class PreferenceConfig:
     learning_rate: PositiveFloat = 2e-5
     num_epochs: PositiveInt = 1
     global_batch_size: PositiveInt = 32
-    micro_batch_size: PositiveInt = 2
-    """Groups per forward pass; each holds 1 + N sequences."""
+    micro_batch_size: MicroBatchSize = 2
+    """Groups per forward pass of a worker, each a prompt and its 1 + N responses; ``auto`` takes what fits."""
     num_warmup_steps: NonNegativeInt = 20
     """Linear warm-up to the learning rate, then linear decay to 0."""
 
@@ -287,6 +296,4 @@ class RunConfig:
                 "without GPUs set model.quantization=none"
             )
         if self.training.zero_stage == 3:
-            raise ValueError(
-                "model.quantization=nf4 is not supported with training.zero_stage=3; set training.zero_stage=2"
-            )
+            raise ValueError("model.quantization=nf4 cannot have training.zero_stage=3; set training.zero_stage=2")

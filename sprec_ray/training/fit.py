@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from sprec_ray.training.adapters import (
     attach_adapter,
@@ -19,6 +20,7 @@ from sprec_ray.training.adapters import (
 from sprec_ray.training.batches import accumulation, learning_rate, plan_steps
 from sprec_ray.training.engine import make_engine, set_learning_rate, whole_parameters
 from sprec_ray.training.losses import PAIRWISE
+from sprec_ray.training.memory import choose_micro_batch_size
 from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.phase import Phase, Worker
 from sprec_ray.training.scoring import ResponseScorer, make_scorer
@@ -31,16 +33,17 @@ Progress = Callable[[int, int, float], None]
 def run_phase(phase: Phase, groups: Sequence[TokenGroup], worker: Worker, progress: Progress) -> dict[str, Any]:
     """Train on the groups and write the adapter (or model) to ``phase.out``; the summary is the same on every worker.
 
-    The summary holds ``steps`` (one dict of metrics per optimizer step), ``load_s`` and ``compute_s`` (seconds), and
-    a ``canary``: one row with its log-probability under the trained policy, for the decoders to be checked against.
+    The summary holds ``steps`` (one dict of metrics per optimizer step), ``load_s`` and ``compute_s`` (seconds), the
+    ``micro_batch_size``, and a ``canary``: one row with its log-probability under the trained policy, for the decoders
+    to be checked against.
     Raises ValueError for groups that the phase cannot train on, and RuntimeError when the first preference batch does
     not give the loss of policy = reference where it must.
     """
     started = time.monotonic()
     check_groups(phase, groups)
-    scorer = _load_scorer(phase, groups, worker)
     settings = phase.optimization
-    micro_batch_size = min(settings.micro_batch_size, settings.global_batch_size)
+    micro_batch_size = _micro_batch_size(phase, groups, worker)
+    scorer = _load_scorer(phase, groups, worker)
     engine = make_engine(
         scorer,
         phase.training,
@@ -79,6 +82,7 @@ def run_phase(phase: Phase, groups: Sequence[TokenGroup], worker: Worker, progre
         "load_s": loaded - started,
         "compute_s": time.monotonic() - loaded,
         "num_groups": len(groups),
+        "micro_batch_size": micro_batch_size,
         "canary": canary,
     }
 
@@ -97,6 +101,17 @@ def check_groups(phase: Phase, groups: Sequence[TokenGroup]) -> None:
                 f"group {number} has {num_rejected} rejected responses, but preference.loss={phase.preference.loss} "
                 "takes one; set preference.loss=softmax_dpo"
             )
+
+
+def _micro_batch_size(phase: Phase, groups: Sequence[TokenGroup], worker: Worker) -> int:
+    """The configured size, or the largest for which every worker has memory."""
+    size = phase.optimization.micro_batch_size
+    if size != "auto":
+        return min(size, phase.optimization.global_batch_size)
+    chosen = torch.tensor(choose_micro_batch_size(phase, groups, worker), device=worker.device)
+    if worker.world_size > 1:
+        dist.all_reduce(chosen, dist.ReduceOp.MIN)
+    return int(chosen)
 
 
 def _load_scorer(phase: Phase, groups: Sequence[TokenGroup], worker: Worker) -> ResponseScorer:

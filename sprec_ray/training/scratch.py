@@ -28,20 +28,29 @@ def write_untrained_model(out: Path, texts: Iterable[str], scratch: ScratchConfi
     backend.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=BOS, eos_token=EOS, pad_token=PAD)
     torch.manual_seed(scratch.seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=scratch.hidden_size,
-            intermediate_size=scratch.hidden_size * 8 // 3 // 32 * 32,
-            num_hidden_layers=scratch.num_layers,
-            num_attention_heads=scratch.num_heads,
-            num_key_value_heads=scratch.num_heads,
-            max_position_embeddings=max_positions,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    config = llama_config(
+        scratch,
+        vocab_size=len(tokenizer),
+        max_positions=max_positions,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
+    model = LlamaForCausalLM(config)
     tokenizer.save_pretrained(out)
     model.save_pretrained(out)
+
+
+def llama_config(scratch: ScratchConfig, *, vocab_size: int, max_positions: int, **token_ids: int) -> LlamaConfig:
+    """The small Llama's configuration for transformers; ``token_ids`` are those of BOS, EOS and PAD."""
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=scratch.hidden_size,
+        intermediate_size=scratch.hidden_size * 8 // 3 // 32 * 32,
+        num_hidden_layers=scratch.num_layers,
+        num_attention_heads=scratch.num_heads,
+        num_key_value_heads=scratch.num_heads,
+        max_position_embeddings=max_positions,
+        tie_word_embeddings=True,
+        **token_ids,
+    )

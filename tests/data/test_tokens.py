@@ -87,10 +87,15 @@ def test_a_long_response_takes_its_room_from_the_oldest_titles() -> None:
     assert encoder.num_truncated_prompts == 1
 
 
-def test_a_response_that_leaves_no_room_for_a_prompt_is_refused() -> None:
+def test_a_response_that_leaves_no_room_for_a_prompt_is_refused_by_its_title() -> None:
+    """20 + 8 tokens less the 12 of "aaaaaaaa" leave 16, the least; one more is too many. A long title is named short."""
     encoder = make_encoder(max_prompt_tokens=20, max_response_tokens=8)
-    encoder.room([encoder.response("a" * 8)])
+    assert encoder.room([encoder.response("a" * 8)]) == 16
     with pytest.raises(
-        ValueError, match=r"a title has 13 tokens, which leaves 15 for its prompt; raise model.max_prom"
+        ValueError,
+        match='^the title "aaaaaaaaa" has 13 tokens, which leaves 15 for its prompt; raise model.max_prompt_tokens or '
+        "model.max_response_tokens$",
     ):
-        encoder.room([encoder.response("a" * 9)])
+        encoder.room([encoder.response("Emma"), encoder.response("a" * 9)])
+    with pytest.raises(ValueError, match=r'^the title "a{79}\.\.\. has 104 tokens, which leaves 0 for its prompt; raise'):
+        encoder.room([encoder.response("a" * 100)])

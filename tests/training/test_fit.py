@@ -192,6 +192,16 @@ def test_micro_batch_size_does_not_change_preference_training(
     assert_same_curve(other_metrics, metrics, atol=1e-4)
 
 
+def test_an_automatic_micro_batch_takes_what_fits(processes: FitProcesses, preference: Phase) -> None:
+    """Ten groups of a tiny model fit at once, so it is the whole global batch; training is the same."""
+    automatic = variant(preference, "auto", micro_batch_size="auto")
+    expected = processes.run(preference, PREFERENCE_ROWS)
+    found = processes.run(automatic, PREFERENCE_ROWS)
+    assert found["micro_batch_size"] == 4
+    assert_same(automatic, preference, atol=0)
+    assert_same_curve(found["steps"], expected["steps"], atol=0)
+
+
 @pytest.mark.parametrize("zero_stage", [0, 3])
 @pytest.mark.parametrize("kind", ["sft", "preference"])
 def test_gradient_checkpointing_does_not_change_training(
