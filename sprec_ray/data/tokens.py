@@ -30,12 +30,14 @@ class TokenEncoder:
 
     def room(self, responses: Sequence[Sequence[int]]) -> int:
         """The tokens that a prompt may have before these responses. Raises ValueError where that is hardly any."""
-        longest = max(map(len, responses))
-        room = min(self.max_prompt_tokens, self.max_prompt_tokens + self.max_response_tokens - longest)
+        longest = max(responses, key=len)
+        room = min(self.max_prompt_tokens, self.max_prompt_tokens + self.max_response_tokens - len(longest))
         if room < min(_LEAST_PROMPT, self.max_prompt_tokens):
+            title = self.tokenizer.decode(longest, skip_special_tokens=True).strip()
+            name = title if len(title) <= 80 else f"{title[:80]}..."
             raise ValueError(
-                f"a title has {longest} tokens, which leaves {room} for its prompt; raise model.max_prompt_tokens or "
-                "model.max_response_tokens"
+                f"the title {name} has {len(longest)} tokens, which leaves {max(room, 0)} for its prompt; raise "
+                "model.max_prompt_tokens or model.max_response_tokens"
             )
         return room
 

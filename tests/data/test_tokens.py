@@ -88,14 +88,13 @@ def test_a_long_response_takes_its_room_from_the_oldest_titles() -> None:
 
 
 def test_a_response_that_leaves_no_room_for_a_prompt_is_refused_by_its_title() -> None:
-    """20 + 8 tokens less the 12 of "aaaaaaaa" leave 16, the least; one more is too many. A long title is named short."""
+    """20 + 8 tokens less the 12 of "aaaaaaaa" leave 16, the least; one more is too many. A long title is cut."""
     encoder = make_encoder(max_prompt_tokens=20, max_response_tokens=8)
     assert encoder.room([encoder.response("a" * 8)]) == 16
-    with pytest.raises(
-        ValueError,
-        match='^the title "aaaaaaaaa" has 13 tokens, which leaves 15 for its prompt; raise model.max_prompt_tokens or '
-        "model.max_response_tokens$",
-    ):
+    message = (
+        r'^the title "a{9}" has 13 tokens, which leaves 15 for its prompt; raise model\.max_prompt_tokens or model'
+    )
+    with pytest.raises(ValueError, match=message):
         encoder.room([encoder.response("Emma"), encoder.response("a" * 9)])
-    with pytest.raises(ValueError, match=r'^the title "a{79}\.\.\. has 104 tokens, which leaves 0 for its prompt; raise'):
+    with pytest.raises(ValueError, match=r'^the title "a{79}\.\.\. has 104 tokens, which leaves 0 for its prompt'):
         encoder.room([encoder.response("a" * 100)])

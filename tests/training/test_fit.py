@@ -469,8 +469,9 @@ def test_number_of_workers_does_not_change_training(processes: FitProcesses, sft
         for phase, rows in ((sft, SFT_ROWS[:9]), (preference, PREFERENCE_ROWS[:9])):
             one = variant(phase, f"{type(phase.optimization).__name__}-one", micro_batch_size=1)
             summary = processes.run(one, rows)
-            for zero_stage in (0, 3):
-                two = variant(one, f"two-{zero_stage}", zero_stage=zero_stage)
+            for zero_stage, micro_batch_size in ((0, 1), (3, 1), (0, 2)):
+                name = f"two-{zero_stage}-{micro_batch_size}"
+                two = variant(one, name, zero_stage=zero_stage, micro_batch_size=micro_batch_size)
                 summary_of_two = pair.run(two, rows)
                 assert_same(two, one, atol=1e-4)
                 assert_same_curve(summary_of_two["steps"], summary["steps"], atol=1e-3)
