@@ -172,7 +172,7 @@ def _check_model(config: RunConfig) -> None:
 
 
 def _check_context(config: RunConfig, described: dict[str, Any]) -> None:
-    context = {**described, **described.get("text_config", {})}.get("max_position_embeddings")
+    context = {**described, **(described.get("text_config") or {})}.get("max_position_embeddings")
     prompt, response = config.model.max_prompt_tokens, config.model.max_response_tokens
     if context is not None and prompt + response > context:
         raise ConfigError(
