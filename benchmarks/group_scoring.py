@@ -1,8 +1,9 @@
 """Group scoring against TRL 1.16, against one row per response, and against transformers' own numbers.
 
-``python benchmarks/group_scoring.py --threads 2 [--only dpo negatives sft memory exact]``: one Llama of 15 M parameters
-with random weights and LoRA on all projections, float32, AdamW; the same tokens for everybody. Each contender runs in a
-process of its own, in turn, ``--rounds`` times; its fastest round counts. Prints Markdown tables.
+``python benchmarks/group_scoring.py --threads 2 [--only dpo negatives sft memory exact]``, or ``--only A B C D E``: one
+Llama of 15 M parameters with random weights and LoRA on all projections, float32, AdamW; the same tokens for everybody.
+Each contender runs in a process of its own, in turn, ``--rounds`` times; its fastest round counts. Prints Markdown
+tables. On a machine that does other work pin it (``taskset -c 2,3``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from group_scoring_ours import LOSSES, exactness, ours, ours_sft, peak_memory
+from group_scoring_ours import LOSSES, computed_tokens, exactness, ours, ours_sft, peak_memory
 from group_scoring_trl import first_losses, trl_dpo, trl_sft
 
 CONTENDERS: dict[str, Callable[..., Any]] = {
@@ -24,11 +25,13 @@ CONTENDERS: dict[str, Callable[..., Any]] = {
     "trl_dpo": trl_dpo,
     "trl_sft": trl_sft,
     "peak_memory": peak_memory,
+    "computed_tokens": computed_tokens,
     "exactness": exactness,
     "first_losses": first_losses,
 }
 
 TRL_BATCHES = (1, 2, 4, 8)
+SFT_BATCHES = (4, 8, 16)
 NEGATIVES = (3, 5, 10, 20)
 
 
@@ -38,7 +41,10 @@ def main() -> None:
     tables = {"dpo": dpo, "negatives": negatives, "sft": sft, "memory": memory, "exact": exact}
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=tables, default=list(tables))
+    letters = dict(zip("ABCDE", tables, strict=True))
+    parser.add_argument(
+        "--only", nargs="+", choices=tables, default=list(tables), type=lambda name: letters.get(name, name)
+    )
     parser.add_argument("--measure", help="internal: a contender and its arguments as JSON")
     options = parser.parse_args()
     if options.measure:
@@ -83,16 +89,18 @@ def dpo(threads: int, rounds: int) -> None:
         ("ours", size): ("ours", {"num_negatives": 1, "batch_size": size, "share": True}) for size in TRL_BATCHES
     }
     contenders |= {("plain", 4): ("ours", {"num_negatives": 1, "batch_size": 4, "share": False})}
-    contenders |= {("trl", size): ("trl_dpo", {"batch_size": size}) for size in TRL_BATCHES}
+    for size in TRL_BATCHES:
+        contenders["trl", size] = ("trl_dpo", {"batch_size": size})
+        contenders["ahead", size] = ("trl_dpo", {"batch_size": size, "precompute": True})
     rates = best(rounds, threads, contenders)
-    fastest = max(rates["trl", size] for size in TRL_BATCHES)
+    fastest = max(rates[who, size] for who in ("trl", "ahead") for size in TRL_BATCHES)
     print("N = 1, preference step with reference scoring, groups per batch and step; examples/s")
     table(
-        ("batch", "TRL `DPOTrainer`", "ours", "ours / TRL", "ours / fastest TRL", "GPU"),
+        ("batch", "TRL `DPOTrainer`", "TRL, reference first", "ours", "ours / TRL", "ours / fastest TRL", "GPU"),
         *(
-            (size, trl, mine, mine / trl, mine / fastest, "")
+            (size, trl, ahead, mine, mine / max(trl, ahead), mine / fastest, "")
             for size in TRL_BATCHES
-            for trl, mine in [(rates["trl", size], rates["ours", size])]
+            for trl, ahead, mine in [tuple(rates[who, size] for who in ("trl", "ahead", "ours"))]
         ),
     )
     print(f"\nOur plain path, one row per response, batch 4: {rates['plain', 4]:.2f} examples/s.")
@@ -119,17 +127,32 @@ def negatives(threads: int, rounds: int) -> None:
 
 def sft(threads: int, rounds: int) -> None:
     """SFT on Goodreads' lengths against TRL's SFTTrainer."""
-    contenders = {("ours", size): ("ours_sft", {"batch_size": size}) for size in (4, 8, 16)}
-    contenders |= {("trl", size): ("trl_sft", {"batch_size": size}) for size in (4, 8, 16)}
-    contenders |= {("free", size): ("trl_sft", {"batch_size": size, "padding_free": True}) for size in (4, 8, 16)}
+    contenders: dict[Any, tuple[str, dict[str, Any]]] = {}
+    for size in SFT_BATCHES:
+        contenders["ours", size] = ("ours_sft", {"batch_size": size})
+        contenders["trl", size] = ("trl_sft", {"batch_size": size})
+        contenders["free", size] = ("trl_sft", {"batch_size": size, "padding_free": True})
+        contenders["packed", size] = ("trl_sft", {"batch_size": size // 4, "packing": True})
     rates = best(rounds, threads, contenders)
     fastest = max(rate for (who, _), rate in rates.items() if who != "ours")
     print("SFT, completion only, lengths of Goodreads rows; examples/s")
-    columns = ("batch", "TRL `SFTTrainer`", "TRL, padding-free", "ours", "ours / TRL", "ours / fastest TRL", "GPU")
-    rows: list[tuple[Any, ...]] = [columns]
-    for size in (4, 8, 16):
-        trl, free, ours = (rates[who, size] for who in ("trl", "free", "ours"))
-        rows.append((size, trl, free, ours, ours / max(trl, free), ours / fastest, ""))
+    names = ("TRL `SFTTrainer`", "TRL, padding-free", "TRL, packed", "ours")
+    rows: list[tuple[Any, ...]] = [("batch", *names, "ours / TRL", "ours / fastest TRL", "GPU")]
+    for size in SFT_BATCHES:
+        *trl, ours = (rates[who, size] for who in ("trl", "free", "packed", "ours"))
+        rows.append((size, *trl, ours, ours / max(trl), ours / fastest, ""))
+    table(*rows)
+    print("\nPacked: batch / 4 rows of 1,024 tokens, about five examples each.\n")
+    padding(threads)
+
+
+def padding(threads: int) -> None:
+    """What batches of real lengths compute besides their tokens."""
+    print("Padding of rows of Goodreads' lengths, and tokens computed per example; ours pads nothing on a CPU")
+    rows: list[tuple[Any, ...]] = [("batch", "padding of rows", "padding, ours", "tokens of rows", "tokens, ours")]
+    for size in SFT_BATCHES:
+        share, padded, packed = measure(threads, "computed_tokens", batch_size=size)
+        rows.append((size, f"{share:.1%}", "0", f"{padded:.0f}", f"{packed:.0f}"))
     table(*rows)
 
 
@@ -146,8 +169,12 @@ def exact(threads: int, rounds: int) -> None:
     print("Relative difference of loss and gradient, float32, 4 groups with N = 3 (1 for pairwise losses)")
     rows = [(name, *(f"{value:.1e}" for value in found[name])) for name in LOSSES]
     table(("loss", "loss, plain path", "gradient, plain path", "loss, transformers", "gradient, transformers"), *rows)
-    losses = measure(threads, "first_losses")
-    print(f"\nTRL's DPO loss and ours on the same batch, the policy not the reference: {losses}")
+    print("\nLoss in the first and second step on one batch, from the same adapter; relative difference to TRL's")
+    rows = [("", "TRL, step 1", "TRL, step 2", "ours, step 1", "ours, step 2", "difference 1", "difference 2")]
+    for name, losses in measure(threads, "first_losses").items():
+        off = [abs(mine - trl) / trl for trl, mine in zip(losses[:2], losses[2:], strict=True)]
+        rows.append((name, *(f"{loss:.6f}" for loss in losses), *(f"{one:.1e}" for one in off)))
+    table(*rows)
 
 
 if __name__ == "__main__":

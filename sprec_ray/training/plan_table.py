@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from sprec_ray.config import ConfigError, PreferenceConfig, RunConfig
-from sprec_ray.training.memory import plan_memory
+from sprec_ray.training.memory import GIB, USABLE_GPU, plan_memory
 from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.phase import Phase
 from sprec_ray.training.scratch import llama_config
@@ -16,8 +16,8 @@ from sprec_ray.training.scratch import llama_config
 def plan_table(config: RunConfig, *, memory_gib: str, num_negatives: str) -> str:
     """A Markdown table of a worker's memory in SFT (N = 0) and in preference training at each number of negatives.
 
-    All prompts and responses have the configured limits, and share nothing but the prompt of a group. Raises
-    ConfigError for arguments that are no numbers.
+    All prompts and responses have the configured limits, and share nothing but the prompt of a group. The last column
+    is a worker's share of the global batch. Raises ConfigError for arguments that are no numbers.
     """
     available = _numbers("gpu_memory_gib", memory_gib or "24", float)[0]
     counts = _numbers("num_negatives", num_negatives or str(config.selfplay.num_negatives), int)
@@ -26,8 +26,8 @@ def plan_table(config: RunConfig, *, memory_gib: str, num_negatives: str) -> str
         f"of {config.model.max_response_tokens} tokens, {config.training.num_workers} workers, ZeRO "
         f"{config.training.zero_stage}, {available:g} GiB each",
         "",
-        "| phase | N | weights GiB | adapter and optimizer GiB | per group GiB | largest micro-batch |",
-        "|---|---|---|---|---|---|",
+        "| phase | N | weights GiB | optimizer GiB | one group GiB | largest micro-batch | of |",
+        "|---|---|---|---|---|---|---|",
     ]
     model_config = _model_config(config)
     for count in [0, *counts]:
@@ -45,15 +45,15 @@ def plan_table(config: RunConfig, *, memory_gib: str, num_negatives: str) -> str
         )
         response = (1,) * config.model.max_response_tokens
         group = TokenGroup((1,) * config.model.max_prompt_tokens, (response,) * (1 + count))
-        plan = plan_memory(phase, model_config, group, num_workers=config.training.num_workers)
+        plan = plan_memory(phase, model_config, group, num_workers=config.training.num_workers, on_gpu=True)
+        most = -(-optimization.global_batch_size // config.training.num_workers)
         try:
-            largest = str(plan.largest_micro_batch(round(available * 2**30), most=10**6))
+            largest = str(plan.largest_micro_batch(round(available * USABLE_GPU * GIB), most=most))
         except ValueError:
-            largest = f"none; one needs {plan.peak(1) / 2**30:.2f} GiB"
+            largest = "none"
+        gib = [f"{size / GIB:.2f}" for size in (plan.weights, plan.optimizer)] + [f"{plan.activations(1) / GIB:.3f}"]
         name = "preference" if isinstance(optimization, PreferenceConfig) else "SFT"
-        gib = [f"{size / 2**30:.2f}" for size in (plan.weights, plan.trained)]
-        per_group = (plan.per_group + plan.logits_per_group) / 2**30
-        lines.append(f"| {name} | {count} | {gib[0]} | {gib[1]} | {per_group:.3f} | {largest} |")
+        lines.append("| " + " | ".join([name, str(count), *gib, largest, str(most)]) + " |")
     return "\n".join(lines)
 
 

@@ -12,30 +12,36 @@ from sprec_ray.config import ConfigError
 def test_the_planner_prints_sft_and_every_number_of_negatives(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The shape of Llama-3.2-1B in bfloat16: 1.24 B parameters are 2.30 GiB; nothing is downloaded."""
+    """Two layers of Llama-3.2-1B's shape: (128256 * 2048 + 2 * 60.8 M) * 2 bytes are 0.72 GiB, the adapter 5 MiB."""
     LlamaConfig(
         vocab_size=128256,
         hidden_size=2048,
         intermediate_size=8192,
-        num_hidden_layers=16,
+        num_hidden_layers=2,
         num_attention_heads=32,
         num_key_value_heads=8,
         head_dim=64,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
     ).save_pretrained(tmp_path)
-    arguments = [f"model.name_or_path={tmp_path}", "model.dtype=bfloat16", "num_negatives=1,10", "gpu_memory_gib=24"]
+    arguments = [
+        f"model.name_or_path={tmp_path}",
+        "model.dtype=bfloat16",
+        "model.lora.dropout=0",
+        "num_negatives=1,10",
+        "gpu_memory_gib=4",
+    ]
     plan_memory.main(arguments)
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [(row[0], row[1], row[2]) for row in rows[1:]] == [
-        ("SFT", "0", "2.30"),
-        ("preference", "1", "2.30"),
-        ("preference", "10", "2.30"),
+        ("SFT", "0", "0.72"),
+        ("preference", "1", "0.72"),
+        ("preference", "10", "0.72"),
     ]
-    sizes = [int(row[-1]) for row in rows[1:]]
-    assert sizes[0] > sizes[1] > sizes[2] > 1
-    plan_memory.main([*arguments[:-1], "gpu_memory_gib=3"])
-    assert "none; one needs" in capsys.readouterr().out
+    assert [int(row[-1]) for row in rows[1:]] == [64, 32, 32]  # the default global batches
+    assert 64 > int(rows[1][-2]) > int(rows[2][-2]) > int(rows[3][-2]) > 1
+    plan_memory.main([*arguments[:-2], "gpu_memory_gib=1"])
+    assert "| none |" in capsys.readouterr().out
 
 
 def test_the_planner_knows_the_small_llama(capsys: pytest.CaptureFixture[str]) -> None:
