@@ -48,7 +48,7 @@ class ResponseScorer(nn.Module):
     tensor([[-11.2, -15.9]])
 
     With ``share_prompts`` each prompt is computed once for all its responses, through an attention of our own, to
-    which the model is switched for good (see ``why_prompts_are_repeated``). Without it every response is a row.
+    which the model is switched for good (``why_not_shared`` says for which models). Without it every response is a row.
     """
 
     def __init__(self, model: nn.Module, *, share_prompts: bool = False) -> None:
@@ -91,7 +91,7 @@ class ResponseScorer(nn.Module):
     def _token_logps(self, states_AD: Tensor, targets: Targets) -> Tensor:
         """Log-probabilities of the targets, [M]; never more than ``MAX_LOGITS`` logits at once."""
         num_states = len(states_AD)
-        size = max(1, MAX_LOGITS // self.causal_lm.get_output_embeddings().weight.shape[0])
+        size = max(1, MAX_LOGITS // self.causal_lm.get_output_embeddings().out_features)
         if num_states <= size:
             return self._chunk_logps(states_AD, targets.state_M, targets.token_M)
         chunks = []
