@@ -164,22 +164,24 @@ def ours_sft(threads: int, *, batch_size: int) -> dict[str, float]:
 
 
 def goodreads_rows() -> list[TokenGroup]:
-    """Rows with the lengths of Goodreads rows in random order."""
+    """Rows with the lengths of Goodreads rows, prompts' and responses' in random orders of their own."""
     rng = random.Random(0)
     head = _tokens(rng, GOODREADS_INSTRUCTION)
+    num_rows = 4 * NUM_EXAMPLES
 
-    def length(percentiles: Sequence[int]) -> int:
-        place = rng.random() * 100
-        above = bisect_right(PERCENTS, place)
-        share = (place - PERCENTS[above - 1]) / (PERCENTS[above] - PERCENTS[above - 1])
-        return round(percentiles[above - 1] + share * (percentiles[above] - percentiles[above - 1]))
+    def lengths(percentiles: Sequence[int]) -> list[int]:
+        places = [100 * (row + 0.5) / num_rows for row in range(num_rows)]
+        rng.shuffle(places)
+        found = []
+        for place in places:
+            above = bisect_right(PERCENTS, place)
+            share = (place - PERCENTS[above - 1]) / (PERCENTS[above] - PERCENTS[above - 1])
+            found.append(round(percentiles[above - 1] + share * (percentiles[above] - percentiles[above - 1])))
+        return found
 
     return [
-        TokenGroup(
-            head + _tokens(rng, length(PROMPT_PERCENTILES) - GOODREADS_INSTRUCTION),
-            ((QUOTE, *_tokens(rng, length(RESPONSE_PERCENTILES) - 1)),),
-        )
-        for _ in range(4 * NUM_EXAMPLES)
+        TokenGroup(head + _tokens(rng, prompt - GOODREADS_INSTRUCTION), ((QUOTE, *_tokens(rng, response - 1)),))
+        for prompt, response in zip(lengths(PROMPT_PERCENTILES), lengths(RESPONSE_PERCENTILES), strict=True)
     ]
 
 
