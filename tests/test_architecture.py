@@ -59,7 +59,8 @@ def test_only_cluster_and_jobs_import_ray() -> None:
 
 
 def test_only_the_vllm_decoder_imports_vllm() -> None:
-    assert importers("vllm") == {"sprec_ray/decoding/vllm_decoder.py"}
+    names = ("vllm_decoder", "vllm_engine", "vllm_tree")
+    assert importers("vllm") == {f"sprec_ray/decoding/{name}.py" for name in names}
 
 
 def test_only_the_engine_imports_deepspeed() -> None:

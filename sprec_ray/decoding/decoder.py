@@ -8,6 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+from sprec_ray.decoding.request import CatalogSearch
+from sprec_ray.decoding.search import Found
+from sprec_ray.decoding.trie import Trie
 from sprec_ray.types import AdapterCheckpoint, Hypothesis
 
 if TYPE_CHECKING:  # so that a decoder runs without pydantic, where it is profiled alone
@@ -48,6 +54,15 @@ class DecoderModel:
         if any(not prompt for prompt in prompts):
             raise ValueError("a prompt has no tokens; every prompt needs at least one")
 
+    @property
+    def tolerance(self) -> float:
+        """Nats per token by which two ways to compute one log-probability may differ."""
+        return 1e-3 if self.dtype == "float32" else 5e-2
+
+    def check_search(self, prompts: Sequence[Sequence[int]], trie: Trie) -> None:
+        """Raise ValueError for prompts that do not fit the context with the catalogue's longest title."""
+        self.check_request(prompts, beam_width=1, max_new_tokens=max(1, trie.depth))
+
 
 class Decoder(Protocol):
     """An engine that holds one language model and decodes with one adapter at a time.
@@ -76,8 +91,29 @@ class Decoder(Protocol):
         ``beam_width=1`` is greedy. ValueError for a prompt that does not fit ``max_model_len`` with its response.
         """
 
-    def score(self, prompt: Sequence[int], response: Sequence[int]) -> float:
-        """The summed log-probability of the response's tokens in nats, for comparison with the trainer's."""
+    def search(
+        self,
+        trie: Trie,
+        prompts: Sequence[Sequence[int]],
+        search: CatalogSearch,
+        *,
+        seeds: Sequence[int] | None = None,
+        item_logps: npt.NDArray[np.float64] | None = None,
+    ) -> list[Found]:
+        """The catalogue's items that ``search`` asks for, for each prompt; see ``search.search_catalog``.
+
+        All engines give the same items in the same order. ValueError for a prompt that does not fit ``max_model_len``
+        with the catalogue's longest title.
+        """
+
+    def rank(self, trie: Trie, prompts: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
+        """[prompts, items]: the log-probability of every item of the catalogue; see ``ranking.rank_catalog``."""
+
+    def score(self, prompt: Sequence[int], response: Sequence[int], *, tree: bool = False) -> float:
+        """The summed log-probability of the response's tokens in nats, for comparison with the trainer's.
+
+        ``tree``: computed the way ``search`` computes it, else the way of ``decode``.
+        """
 
     def close(self) -> None:
         """Free the model; the decoder cannot be used after."""

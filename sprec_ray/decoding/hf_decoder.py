@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import transformers
 from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 from transformers import (
+    AttentionInterface,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -19,13 +24,25 @@ from transformers import (
 )
 
 from sprec_ray.decoding.decoder import DecoderModel
+from sprec_ray.decoding.free_beams import make_hypothesis
 from sprec_ray.decoding.lora import parameter_shapes, read_lora
-from sprec_ray.decoding.search import make_hypothesis
+from sprec_ray.decoding.ranking import rank_catalog, score_responses
+from sprec_ray.decoding.request import CatalogSearch
+from sprec_ray.decoding.search import Found, search_catalog
+from sprec_ray.decoding.tree import Floats, Longs, TreeModel
+from sprec_ray.decoding.tree_paths import TreePaths, disagreement
+from sprec_ray.decoding.tree_rows import TreeRows
+from sprec_ray.decoding.trie import Trie
 from sprec_ray.quantization import quantized_loading
 from sprec_ray.types import AdapterCheckpoint, Hypothesis
 
+logger = logging.getLogger(__name__)
+
+_MAX_ROWS = 64
+"""Prompts searched together, at most."""
 _MAX_SEQUENCES = 64
 """Beams decoded together, at most."""
+_TREE_ATTENTION = "sprec_ray_tree"
 _MAX_SCORE_BYTES = 2**30
 """``generate`` keeps a [beams, vocabulary] table per new token to return a beam's score."""
 
@@ -56,6 +73,8 @@ class TransformersDecoder:
         self._model.generation_config = GenerationConfig()
         self._shapes = parameter_shapes(self._model.config, trust_remote_code=model.trust_remote_code)
         self._hooks: list[RemovableHandle] = []
+        self._why_not_tree: str | None = None
+        self._is_checked = False
 
     def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
         """See ``Decoder.load_adapter``."""
@@ -85,9 +104,32 @@ class TransformersDecoder:
             decoded.update(zip(rows, batch, strict=True))
         return [decoded[row] for row in range(len(prompts))]
 
+    def search(
+        self,
+        trie: Trie,
+        prompts: Sequence[Sequence[int]],
+        search: CatalogSearch,
+        *,
+        seeds: Sequence[int] | None = None,
+        item_logps: npt.NDArray[np.float64] | None = None,
+    ) -> list[Found]:
+        """See ``Decoder.search``."""
+        self._limits.check_search(prompts, trie)
+        with self._tree(trie, prompts) as tree:
+            return search_catalog(tree, trie, prompts, search, seeds=seeds, item_logps=item_logps)
+
+    def rank(self, trie: Trie, prompts: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
+        """See ``Decoder.rank``."""
+        self._limits.check_search(prompts, trie)
+        with self._tree(trie, prompts) as tree:
+            return rank_catalog(tree, trie, prompts)
+
     @torch.inference_mode()
-    def score(self, prompt: Sequence[int], response: Sequence[int]) -> float:
+    def score(self, prompt: Sequence[int], response: Sequence[int], *, tree: bool = False) -> float:
         """See ``Decoder.score``."""
+        if tree and self._why_not_tree is None:
+            with self._shared_tree(1) as shared:
+                return float(score_responses(shared, prompt, [response])[0])
         input_ids = torch.tensor([[*prompt, *response]], device=self._device)
         logits = self._model(input_ids=input_ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
         logps = logits.float().log_softmax(-1)
@@ -98,6 +140,54 @@ class TransformersDecoder:
         self._model = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    @contextmanager
+    def _tree(self, trie: Trie, prompts: Sequence[Sequence[int]]) -> Iterator[TreeModel]:
+        """The model as a tree of tokens; whole paths where its attention is not one that we know."""
+        if not self._is_checked and prompts:
+            tolerance = self._limits.tolerance
+            self._why_not_tree = disagreement(self._shared_tree, self.score, trie, prompts[0], tolerance)
+            if self._why_not_tree is not None:
+                logger.warning("searching path by path, which is slower: %s", self._why_not_tree)
+            self._is_checked = True
+        num_rows = max(1, min(len(prompts), _MAX_ROWS))
+        if self._why_not_tree is None:
+            with self._shared_tree(num_rows) as tree:
+                yield tree
+        else:
+            yield TreePaths(self._score_paths, num_rows=num_rows)
+
+    @torch.inference_mode()
+    def _score_paths(self, paths: Sequence[Sequence[int]], next_tokens: Sequence[Longs]) -> list[Floats]:
+        """A row of the model for each path."""
+        found: list[Floats] = []
+        for path, tokens in zip(paths, next_tokens, strict=True):
+            logits = self._model(input_ids=torch.tensor([path], device=self._device), use_cache=False).logits[0, -1]
+            logps = logits.double().log_softmax(-1)
+            found.append(logps[torch.from_numpy(tokens).to(self._device)].cpu().numpy())
+        return found
+
+    @contextmanager
+    def _shared_tree(self, num_rows: int) -> Iterator[TreeModel]:
+        """The model with our attention while the block lasts."""
+        own = self._model.config._attn_implementation
+        self._model.set_attn_implementation(_TREE_ATTENTION)
+
+        def forward(ids_T: torch.Tensor, positions_T: torch.Tensor, keep_A: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self._model(
+                input_ids=ids_T[None],
+                position_ids=positions_T[None],
+                use_cache=False,
+                logits_to_keep=keep_A,
+                tree=tree,
+            ).logits[0]
+            return logits
+
+        tree = TreeRows(forward, num_rows=num_rows, device=self._device)
+        try:
+            yield tree
+        finally:
+            self._model.set_attn_implementation(own)
 
     @torch.inference_mode()
     def _decode_batch(
@@ -137,6 +227,23 @@ class TransformersDecoder:
             tuple(sorted(found[first : first + beam_width], key=lambda hypothesis: -hypothesis.logp))
             for first in range(0, len(found), beam_width)
         ]
+
+
+def _tree_attention(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: Any, *, tree: TreeRows, **options: Any
+) -> tuple[torch.Tensor, None]:
+    """Outputs [1, T, H, D] for query [1, H, T, D], key and value [1, G, T, D]."""
+    output = tree.attend(
+        module.layer_idx,
+        *(states[0].transpose(0, 1) for states in (query, key, value)),
+        scaling=options["scaling"],
+        softcap=options.get("softcap"),
+        window=options.get("sliding_window"),
+    )
+    return output[None], None
+
+
+AttentionInterface.register(_TREE_ATTENTION, _tree_attention)
 
 
 def _add_lora(_: Any, inputs: tuple[torch.Tensor], output: torch.Tensor, *, a: torch.Tensor, b: torch.Tensor) -> Any:

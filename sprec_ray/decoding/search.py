@@ -1,75 +1,298 @@
-"""Beam search over one prompt without an engine, and the hypotheses it ends in."""
+"""Search over the catalogue's trie, free of any engine: beams, the exact best items, and samples without replacement.
+
+All prompts of a call are searched at once; one forward pass of the ``TreeModel`` serves them all, and a prompt that is
+done makes room for the next.
+
+Dimensions: E entries to expand, C children of entries, R rows, I items.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sprec_ray.types import Hypothesis
+import numpy as np
+import numpy.typing as npt
+
+from sprec_ray.decoding.entries import (
+    Bools,
+    Entries,
+    Walk,
+    beyond,
+    count_in_row,
+    cumulated_masses,
+    gumbel,
+    mixed_seed,
+    ranges,
+    segment_log_softmax,
+    segment_max,
+)
+from sprec_ray.decoding.request import CatalogSearch
+from sprec_ray.decoding.tree import Floats, Longs, NewTokens, TreeModel, Wanted
+from sprec_ray.decoding.trie import Trie
+
+_MAX_OPEN = 512
+"""Nodes of a prompt that are kept sorted; the rest waits until it holds the best one."""
+_SHARE_AT_ONCE = 0.6
+"""Nodes that ``exact`` expands at once, as a share of the answers: more are fewer passes, and more are in vain."""
+_REFILL_SHARE = 4
+"""New prompts begin when one of so many rows is free: a few at a time would be computed slowly."""
 
 
 @dataclass(frozen=True, slots=True)
-class Beam:
-    """Response tokens so far, and the sum of their log-probabilities in nats."""
+class Found:
+    """The answers to one prompt, best first; equal ones in the order of their leaves."""
 
-    token_ids: tuple[int, ...]
-    logp: float
+    leaves: Longs
+    """Leaves of the trie."""
+    logps: Floats
+    """Sums of token log-probabilities over the whole vocabulary, EOS included, whatever the scores are; nats."""
+    scores: Floats
+    """What the answers are ranked by."""
+    gap: float
+    """The most by which the score of an item that was not found can exceed the last answer's: 0 of an exact search
+    within its budget, nan of ``beam``, which does not know."""
+    num_tokens: int
+    """Tokens computed after the prompt."""
 
 
-class BeamSearch:
-    """The beams of one prompt, advanced a token at a time by whoever owns the model.
+def search_catalog(
+    model: TreeModel,
+    trie: Trie,
+    prompts: Sequence[Sequence[int]],
+    search: CatalogSearch,
+    *,
+    seeds: Sequence[int] | None = None,
+    item_logps: npt.NDArray[np.float64] | None = None,
+) -> list[Found]:
+    """The answers to every prompt, in order; fewer than asked for where the catalogue holds fewer items.
 
-    The rule is that of transformers' ``generate(num_beams=K, length_penalty=0.0, early_stopping="never")``: of the
-    ``2K`` best continuations of all running beams, those that end in EOS and rank among the first ``K`` are finished,
-    and the first ``K`` that do not end in EOS run on. A beam's score is the plain sum of its log-probabilities, which
-    only falls as it grows, so the search is over, exactly, once ``K`` beams are finished and none that runs is better
-    than the worst of them. At the length limit the ``K`` best continuations count as they are.
-
-    vLLM's own ``LLM.beam_search`` cannot be set to this: it also keeps EOS continuations that rank below ``K``, and it
-    decodes every prompt to the length limit.
+    ``seeds`` number the prompts for ``sample``, so that a sample does not depend on what it is decoded beside.
+    ``item_logps`` [prompts, I] are a collaborative model's log-probabilities. A step down the trie then scores
+    ``g log p_LM(token | prefix) + (1 - g) log p_CF(token | prefix)``, p_CF by the mass of the items below (D3, arXiv
+    2406.14900, section 4.3). Both terms only fall along a path, so ``exact`` stays exact.
     """
-
-    def __init__(self, *, beam_width: int, max_new_tokens: int, eos_token_id: int) -> None:
-        self.beam_width, self.max_new_tokens, self.eos_token_id = beam_width, max_new_tokens, eos_token_id
-        self.running = [Beam((), 0.0)]
-        self.finished: list[Beam] = []
-        self._num_steps = 0
-
-    def advance(self, continuations: Sequence[Mapping[int, float]]) -> None:
-        """Add a token; ``continuations[i]`` maps (at least) the 2K best next tokens of ``running[i]`` to log-probs."""
-        self._num_steps += 1
-        candidates = [
-            Beam((*beam.token_ids, token_id), beam.logp + logp)
-            for beam, tokens in zip(self.running, continuations, strict=True)
-            for token_id, logp in tokens.items()
-            if logp != -math.inf
-        ]
-        candidates.sort(key=lambda beam: -beam.logp)
-        best = candidates[: 2 * self.beam_width]
-        if self._num_steps == self.max_new_tokens:
-            ended, self.running = best[: self.beam_width], []
-        else:
-            ended = [beam for beam in best[: self.beam_width] if beam.token_ids[-1] == self.eos_token_id]
-            self.running = [beam for beam in best if beam.token_ids[-1] != self.eos_token_id][: self.beam_width]
-        self.finished = sorted(self.finished + ended, key=lambda beam: -beam.logp)[: self.beam_width]
-        if len(self.finished) == self.beam_width and self.running and self.running[0].logp <= self.finished[-1].logp:
-            self.running = []
-
-
-def make_hypothesis(tokenizer: Any, token_ids: Sequence[int], logp: float) -> Hypothesis:
-    """A decoded response; ``token_ids`` may end in EOS, which counts as a token but is not part of the text.
-
-    Special tokens other than EOS stay visible in the text: a response that holds one is not a title.
-    Raises ValueError when ``logp`` is not a number, which is what a diverged adapter gives.
-    """
-    if not math.isfinite(logp):
+    if item_logps is not None and (search.kind == "sample" or item_logps.shape != (len(prompts), trie.num_items)):
         raise ValueError(
-            f"a response has log-probability {logp}: the weights have diverged; train with a lower learning rate, "
-            "or delete the adapter and the stages after it"
+            f"item_logps of shape {item_logps.shape} need one row per prompt and one column per item, "
+            f"({len(prompts)}, {trie.num_items}), and a search of the kind exact or beam"
         )
-    finished = bool(token_ids) and token_ids[-1] == tokenizer.eos_token_id
-    text_ids = list(token_ids[:-1] if finished else token_ids)
-    text = tokenizer.decode(text_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return Hypothesis(text=text, logp=logp, num_tokens=len(token_ids), finished=finished)
+    numbers = np.arange(len(prompts)) if seeds is None else np.asarray(seeds, dtype=np.int64)
+    return _Run(model, trie, prompts, search, numbers, item_logps).answers()
+
+
+class _Run:
+    """One call's state: the prompt of each row, the nodes still to expand, and the leaves found so far."""
+
+    def __init__(
+        self,
+        model: TreeModel,
+        trie: Trie,
+        prompts: Sequence[Sequence[int]],
+        search: CatalogSearch,
+        seeds: Longs,
+        item_logps: npt.NDArray[np.float64] | None,
+    ) -> None:
+        self._model, self._trie, self._prompts, self._search, self._seeds = model, trie, prompts, search, seeds
+        self._at_once = search.width if search.kind == "beam" else max(1, round(_SHARE_AT_ONCE * search.num_answers))
+        self._item_logps, self._masses = item_logps, dict[int, Floats]()
+        self._found: dict[int, Found] = {}
+        self._waiting = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))  # the longest goes first
+        self._prompt_of = np.full(model.num_rows, -1, dtype=np.int64)
+        self._num_tokens = np.zeros(model.num_rows, dtype=np.int64)
+        self._lost = np.full(model.num_rows, -np.inf)
+        """[R]: the best score that was given up."""
+        self._open, self._leaves = Entries.none(), Entries.none()
+        self._reserve: dict[int, list[Entries]] = {}
+        self._reserve_best = np.full(model.num_rows, -np.inf)
+        """[R]: the best score among the nodes that wait unsorted."""
+
+    def answers(self) -> list[Found]:
+        """Search until every prompt has its answers."""
+        while self._waiting or (self._prompt_of >= 0).any():
+            free = np.flatnonzero(self._prompt_of < 0)
+            if self._waiting and len(free) * _REFILL_SHARE >= len(self._prompt_of):
+                children = self._begin(free[: len(self._waiting)])
+            else:
+                children = self._expand(self._choose())
+            children = children[children.score > -np.inf]
+            if self._search.kind == "beam":
+                self._advance_beams(children)
+            else:
+                self._sort_in(children)
+            self._finish_rows()
+            kept = [self._open, *itertools.chain.from_iterable(self._reserve.values())]
+            self._model.prune(*(np.concatenate([getattr(part, name) for part in kept]) for name in ("row", "parent")))
+        return [self._found[number] for number in range(len(self._prompts))]
+
+    def _begin(self, rows: Longs) -> Entries:
+        """Hand prompts to free rows; what follows the tokens that every title begins with."""
+        numbers = [self._waiting.pop() for _ in rows]
+        self._prompt_of[rows] = numbers
+        self._num_tokens[rows], self._lost[rows], self._reserve_best[rows] = 0, -np.inf, -np.inf
+        zeros = np.zeros(len(rows))
+        score = gumbel(self._row_seeds(rows)) if self._search.kind == "sample" else zeros
+        entries = Entries(rows, np.zeros(len(rows), np.int64), np.full(len(rows), -1), zeros, score, zeros)
+        walk = Walk.down(entries, self._trie, follow=True)
+        forced = self._trie.token_n[walk.node_T[walk.entry_T == 0][1:]].tolist()
+        prompts = [[*self._prompts[number], *forced] for number in numbers]
+        ends = np.cumsum([len(prompt) for prompt in prompts])
+        at_T = (ends - len(forced) - 1)[walk.entry_T] + np.repeat(np.arange(len(forced) + 1), len(rows))
+        if self._item_logps is not None:
+            for row, number in zip(rows.tolist(), numbers, strict=True):
+                self._masses[row] = cumulated_masses(self._item_logps[number], self._trie.items)
+        wanted, child, child_of = self._wanted(walk, at_T)
+        return self._children(walk, self._model.open(rows, prompts, wanted), child, child_of, entries.parent)
+
+    def _choose(self) -> Entries:
+        """Take out of the open nodes those to expand next."""
+        first = count_in_row(self._open.row) < self._at_once
+        first &= self._open.score >= self._reserve_best[self._open.row]
+        chosen, self._open = self._open[first], self._open[~first]
+        return chosen
+
+    def _expand(self, entries: Entries) -> Entries:
+        """Compute the nodes' tokens, and for ``exact`` those forced after them at once; the children of the last."""
+        walk = Walk.down(entries, self._trie, follow=self._search.kind != "beam")
+        row_T = entries.row[walk.entry_T]
+        self._num_tokens += np.bincount(row_T, minlength=len(self._num_tokens))
+        parent_T = np.where(walk.before_T < 0, entries.parent[walk.entry_T], -1)
+        token_T = self._trie.token_n[walk.node_T].astype(np.int64)
+        wanted, child, child_of = self._wanted(walk, np.arange(len(row_T)))
+        new = NewTokens(row_T, parent_T, walk.before_T, token_T, walk.generations)
+        slot_T, logps = self._model.grow(new, wanted)
+        return self._children(walk, logps, child, child_of, slot_T[walk.end_E])
+
+    def _wanted(self, walk: Walk, at_T: Longs) -> tuple[Wanted, Longs, Longs]:
+        """The forced tokens, then all that may follow the last; these children, and which entries they are of."""
+        forced = np.flatnonzero(walk.before_T >= 0)
+        end = walk.node_T[walk.end_E]
+        first = self._trie.first_child_n[end].astype(np.int64)
+        counts = self._trie.first_child_n[end + 1] - first
+        child, child_of = ranges(first, counts), np.repeat(np.arange(len(end)), counts)
+        at_W = np.concatenate([at_T[walk.before_T[forced]], at_T[walk.end_E][child_of]])
+        token_W = self._trie.token_n[np.concatenate([walk.node_T[forced], child])].astype(np.int64)
+        return Wanted(at_W, token_W), child, child_of
+
+    def _children(self, walk: Walk, logps: Floats, child: Longs, child_of: Longs, parent_E: Longs) -> Entries:
+        """The children as entries, with their scores."""
+        entries, search = walk.entries, self._search
+        forced, logp_C = np.split(logps, [len(logps) - len(child)])
+        forced_C = np.bincount(walk.entry_T[walk.before_T >= 0], weights=forced, minlength=len(entries))[child_of]
+        row_C, score_C, phi_C = entries.row[child_of], entries.score[child_of], entries.phi[child_of]
+        if search.kind == "sample":
+            phi_C = phi_C + segment_log_softmax(logp_C / search.temperature, child_of)
+            noise_C = gumbel(mixed_seed(self._row_seeds(row_C), child))
+            score_C = _conditional_gumbel(phi_C + noise_C, score_C, child_of)
+        else:
+            step_C = segment_log_softmax(logp_C, child_of) if search.renormalize else logp_C + forced_C
+            if self._item_logps is not None:
+                parent_C = walk.node_T[walk.end_E][child_of]
+                collaborative_C = self._log_mass(row_C, child) - self._log_mass(row_C, parent_C)
+                with np.errstate(invalid="ignore"):  # 0 times -inf: a model without a say
+                    step_C = np.nan_to_num(search.lm_weight * step_C, nan=0.0, neginf=-np.inf) + np.nan_to_num(
+                        (1 - search.lm_weight) * collaborative_C, nan=0.0, neginf=-np.inf
+                    )
+            score_C = score_C + step_C
+        return Entries(row_C, child, parent_E[child_of], entries.logp[child_of] + forced_C + logp_C, score_C, phi_C)
+
+    def _log_mass(self, row_C: Longs, node_C: Longs) -> Floats:
+        """The collaborative model's log-probability of the items below each node."""
+        first, last = self._trie.first_item_n[node_C], self._trie.last_item_n[node_C]
+        mass = np.empty(len(row_C))
+        for row in np.unique(row_C).tolist():
+            here = row_C == row
+            mass[here] = self._masses[row][last[here]] - self._masses[row][first[here]]
+        with np.errstate(divide="ignore"):
+            return np.log(mass)
+
+    def _row_seeds(self, row: Longs) -> npt.NDArray[np.uint64]:
+        return mixed_seed(self._search.seed, self._seeds[self._prompt_of[row]])
+
+    def _advance_beams(self, children: Entries) -> None:
+        """The rule of ``free_beams.BeamSearch``: of the 2K best, leaves among the first K end and K others run on."""
+        width = self._search.width
+        best = children.best(2 * width)
+        leaf = self._is_leaf(best)
+        self._leaves = Entries.join(self._leaves, best[leaf & (count_in_row(best.row) < width)]).best(width)
+        running = Entries.join(self._open, best[~leaf].best(width))  # the first are there while other rows begin
+        # A beam that is worse than K leaves cannot become better, nor make room for one that is.
+        worst = self._leaves.worst_of(width, len(self._prompt_of))
+        self._open = running[running.score > worst[running.row]]
+
+    def _sort_in(self, children: Entries) -> None:
+        """Put children among the leaves and the open nodes, and drop what cannot count any more."""
+        num_answers, num_rows = self._search.num_answers, len(self._prompt_of)
+        leaf = self._is_leaf(children)
+        if leaf.any():
+            self._leaves = Entries.join(self._leaves, children[leaf]).best(num_answers)
+        worst = self._leaves.worst_of(num_answers, num_rows)
+        nodes = Entries.join(self._open, children[~leaf])
+        nodes = nodes[nodes.score >= worst[nodes.row]]
+        spent = self._num_tokens >= self._search.max_tokens
+        if self._reserve:
+            nodes = self._recall(nodes, worst, spent)
+        later = beyond(nodes.row, nodes.score, _MAX_OPEN)
+        if later.any():
+            for row in np.unique(nodes.row[later]).tolist():
+                part = nodes[later & (nodes.row == row)]
+                self._reserve.setdefault(row, []).append(part)
+                self._reserve_best[row] = max(self._reserve_best[row], part.score.max())
+        self._open = nodes[~later].best_first()
+        over = spent[self._open.row] & (count_in_row(self._open.row) >= self._search.width)
+        np.maximum.at(self._lost, self._open.row[over], self._open.score[over])
+        self._open = self._open[~over]
+
+    def _recall(self, nodes: Entries, worst: Floats, spent: Bools) -> Entries:
+        """Bring back what waits in rows where it holds the best node; past the budget it is given up."""
+        best = np.full(len(worst), -np.inf)
+        np.maximum.at(best, nodes.row, nodes.score)
+        parts = [nodes]
+        for row in list(self._reserve):
+            if self._reserve_best[row] < worst[row] or spent[row]:
+                self._lost[row] = max(self._lost[row], self._reserve_best[row])
+            elif best[row] < self._reserve_best[row]:
+                parts += self._reserve[row]
+            else:
+                continue
+            del self._reserve[row]
+            self._reserve_best[row] = -np.inf
+        return Entries.join(*parts)
+
+    def _finish_rows(self) -> None:
+        """Take the answers out of the rows that are done, and free these."""
+        beams, num_rows = self._search.kind == "beam", len(self._prompt_of)
+        width = self._search.width if beams else self._search.num_answers
+        best = self._reserve_best.copy()
+        np.maximum.at(best, self._open.row, self._open.score)
+        worst = self._leaves.worst_of(width, num_rows)
+        beaten = (worst > -np.inf) & ((best <= worst) if beams else (best < worst))
+        done = (self._prompt_of >= 0) & (beaten | (best == -np.inf))
+        for row in np.flatnonzero(done).tolist():
+            leaves = self._leaves[self._leaves.row == row][: self._search.num_answers]
+            full = len(leaves) == self._search.num_answers
+            worst_answer = leaves.score[-1] if full else -np.inf
+            gap = float(self._lost[row] - worst_answer) if self._lost[row] > worst_answer else 0.0
+            number = int(self._prompt_of[row])
+            self._found[number] = Found(
+                leaves.node, leaves.logp, leaves.score, np.nan if beams else gap, int(self._num_tokens[row])
+            )
+            self._reserve.pop(row, None)
+        self._prompt_of[done] = -1
+        self._open, self._leaves = self._open[~done[self._open.row]], self._leaves[~done[self._leaves.row]]
+
+    def _is_leaf(self, entries: Entries) -> Bools:
+        first = self._trie.first_child_n
+        leaf: Bools = first[entries.node] == first[entries.node + 1]
+        return leaf
+
+
+def _conditional_gumbel(noisy_C: Floats, most_C: Floats, child_of: Longs) -> Floats:
+    """Noisy log-probabilities of siblings, shifted so that the largest is their parent's (1903.06059, appendix B.3)."""
+    largest_C = segment_max(noisy_C, child_of)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        v_C = most_C - noisy_C + np.log1p(-np.exp(noisy_C - largest_C))
+        shifted_C = most_C - np.maximum(v_C, 0.0) - np.log1p(np.exp(-np.abs(v_C)))
+    shifted_C[noisy_C == largest_C] = most_C[noisy_C == largest_C]
+    return np.where(noisy_C == -np.inf, -np.inf, shifted_C)

@@ -1,20 +1,29 @@
-"""The decoder on vLLM: the only module that imports it."""
+"""The decoder on vLLM."""
 
 from __future__ import annotations
 
 import gc
 import logging
-import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from sprec_ray.decoding.decoder import DecoderModel
+from sprec_ray.decoding.free_beams import BeamSearch, make_hypothesis
 from sprec_ray.decoding.lora import LoraWeights, parameter_shapes, read_lora
-from sprec_ray.decoding.search import BeamSearch, make_hypothesis
-from sprec_ray.quantization import require
+from sprec_ray.decoding.ranking import rank_catalog, score_responses
+from sprec_ray.decoding.request import CatalogSearch
+from sprec_ray.decoding.search import Found, search_catalog
+from sprec_ray.decoding.tree import Floats, Longs, TreeModel
+from sprec_ray.decoding.tree_paths import TreePaths, disagreement
+from sprec_ray.decoding.trie import Trie
+from sprec_ray.decoding.vllm_engine import check_head_size, nf4_options, reload_weights, set_environment
+from sprec_ray.decoding.vllm_tree import vllm_tree, why_not_tree
 from sprec_ray.types import AdapterCheckpoint, Hypothesis
 
 if TYPE_CHECKING:  # so that a decoder runs without pydantic, where it is profiled alone
@@ -24,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as ``max_lora_rank``."""
+_MAX_ROWS = 128
+"""Prompts searched together, at most."""
 _CPU_BLOCK_SIZE = 32
 """Tokens per cache block. A beam's next token recomputes its last, partly filled block: vLLM's 128 on a CPU costs 64
 tokens per beam and step. CPU kernels want a multiple of 32."""
@@ -43,7 +54,7 @@ class VllmDecoder:
     def __init__(
         self, config: DecodingConfig, model: DecoderModel, *, use_gpu: bool, merge_adapters: bool, seed: int
     ) -> None:
-        _set_environment()
+        set_environment()
         import vllm
 
         self.engine = f"vllm {vllm.__version__}"
@@ -54,9 +65,10 @@ class VllmDecoder:
         config_of_model = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
         self._shapes = parameter_shapes(config_of_model, trust_remote_code=model.trust_remote_code)
         if not use_gpu:
-            _check_head_size(config_of_model)
+            check_head_size(config_of_model)
         self._adapter: AdapterCheckpoint | None = None
         self._lora_request: Any = None
+        self._is_checked = False
         options: dict[str, Any] = (
             {"gpu_memory_utilization": config.gpu_memory_utilization}
             if use_gpu
@@ -70,12 +82,12 @@ class VllmDecoder:
                 )
             options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
         if model.quantization == "nf4":
-            options |= _nf4_options(model, config_of_model, merge_adapters=merge_adapters)
+            options |= nf4_options(model, config_of_model, merge_adapters=merge_adapters)
         self._llm: Any = vllm.LLM(
             model.path,
             dtype=model.dtype,
             max_model_len=model.max_model_len,
-            max_logprobs=max(2 * model.max_beam_width, 1),
+            max_logprobs=-1,  # a search by requests asks for the whole vocabulary
             seed=seed,
             skip_tokenizer_init=True,  # token ids in and out
             generation_config="vllm",  # not the model's own: it may ask for sampling
@@ -85,6 +97,7 @@ class VllmDecoder:
             enable_prefix_caching=True,
             **options,
         )
+        self._why_not_tree = why_not_tree(self._llm)
 
     def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
         """See ``Decoder.load_adapter``."""
@@ -132,8 +145,62 @@ class VllmDecoder:
             for search in searches
         ]
 
-    def score(self, prompt: Sequence[int], response: Sequence[int]) -> float:
+    def search(
+        self,
+        trie: Trie,
+        prompts: Sequence[Sequence[int]],
+        search: CatalogSearch,
+        *,
+        seeds: Sequence[int] | None = None,
+        item_logps: npt.NDArray[np.float64] | None = None,
+    ) -> list[Found]:
+        """See ``Decoder.search``."""
+        self._limits.check_search(prompts, trie)
+        with self._tree(trie, prompts) as tree:
+            return search_catalog(tree, trie, prompts, search, seeds=seeds, item_logps=item_logps)
+
+    def rank(self, trie: Trie, prompts: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
+        """See ``Decoder.rank``."""
+        self._limits.check_search(prompts, trie)
+        with self._tree(trie, prompts) as tree:
+            return rank_catalog(tree, trie, prompts)
+
+    @contextmanager
+    def _tree(self, trie: Trie, prompts: Sequence[Sequence[int]]) -> Iterator[TreeModel]:
+        """The engine's model as a tree of tokens, or requests for whole paths where it cannot be one."""
+        if not self._is_checked and prompts:
+            if self._why_not_tree is None:
+                tolerance = self._limits.tolerance
+                self._why_not_tree = disagreement(self._shared_tree, self.score, trie, prompts[0], tolerance)
+            if self._why_not_tree is not None:
+                logger.warning("searching by requests, which is slower: %s", self._why_not_tree)
+            self._is_checked = True
+        num_rows = max(1, min(len(prompts), _MAX_ROWS))
+        if self._why_not_tree is None:
+            with self._shared_tree(num_rows) as tree:
+                yield tree
+        else:
+            yield TreePaths(self._score_paths, num_rows=num_rows)
+
+    def _shared_tree(self, num_rows: int) -> AbstractContextManager[TreeModel]:
+        return vllm_tree(self._llm, num_rows=num_rows, lora_request=self._lora_request)
+
+    def _score_paths(self, paths: Sequence[Sequence[int]], next_tokens: Sequence[Longs]) -> list[Floats]:
+        """One request per path: what paths have in common is in the prefix cache."""
+        found: list[Floats] = []
+        for output, tokens in zip(
+            self._generate(paths, max_tokens=1, logprobs=-1, flat_logprobs=True), next_tokens, strict=True
+        ):
+            flat = output.outputs[0].logprobs
+            logps = dict(zip(flat.token_ids, flat.logprobs, strict=True))
+            found.append(np.array([logps[token] for token in tokens.tolist()]))
+        return found
+
+    def score(self, prompt: Sequence[int], response: Sequence[int], *, tree: bool = False) -> float:
         """See ``Decoder.score``. The last token is scored as the next one: a full context needs no room after it."""
+        if tree and self._why_not_tree is None:
+            with self._shared_tree(1) as shared:
+                return float(score_responses(shared, prompt, [response])[0])
         (output,) = self._generate(
             [[*prompt, *response[:-1]]], max_tokens=1, prompt_logprobs=0, logprob_token_ids=[response[-1]]
         )
@@ -174,7 +241,7 @@ class VllmDecoder:
 
     def _merge(self, lora: LoraWeights, path: str) -> None:
         self._adapter = AdapterCheckpoint(path=path, version=-1)  # from here on the weights are not the base's
-        (merged,) = self._llm.collective_rpc(_reload_weights, args=(lora,))
+        (merged,) = self._llm.collective_rpc(reload_weights, args=(lora,))
         missing = sorted(set(lora.factors) - merged)
         if missing:
             raise ValueError(
@@ -199,7 +266,7 @@ class VllmDecoder:
     def _unload(self) -> None:
         """Go back to the base model alone."""
         if self._merge_adapters and self._adapter is not None:
-            self._llm.collective_rpc(_reload_weights, args=(None,))
+            self._llm.collective_rpc(reload_weights, args=(None,))
         if self._lora_request is not None:
             self._llm.llm_engine.remove_lora(self._lora_request.lora_int_id)
         self._adapter = self._lora_request = None
@@ -208,72 +275,3 @@ class VllmDecoder:
     def _forget_prefixes(self) -> None:
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache: a request is still running; start the decoder again")
-
-
-def _set_environment() -> None:
-    """What vLLM reads from the environment when it is imported; what a user has set stays."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = (
-        "0"  # the engine lives in this process, where weights can be handed over
-    )
-    for name, value in (
-        ("VLLM_LOGGING_LEVEL", "ERROR"),
-        ("VLLM_NO_USAGE_STATS", "1"),
-        ("DO_NOT_TRACK", "1"),
-        ("VLLM_CPU_OMP_THREADS_BIND", "nobind"),  # decoders share cores with trainers; OMP_NUM_THREADS says how many
-    ):
-        os.environ.setdefault(name, value)
-
-
-def _nf4_options(model: DecoderModel, config: Any, *, merge_adapters: bool) -> dict[str, str]:
-    """What makes vLLM quantise the weights while it loads them, as transformers does: NF4, scales quantised again.
-
-    The two give the same bytes only from the same numbers: vLLM takes the files' as they are, transformers casts them
-    to ``model.dtype`` first. vLLM's 4-bit layers compute in bfloat16, and take no other.
-    """
-    assert not merge_adapters, "an adapter cannot become part of 4-bit weights"
-    stored = getattr(config.get_text_config(), "dtype", None)
-    for name, dtype in (("model.dtype", getattr(torch, model.dtype)), ("the model's config.json", stored)):
-        if dtype not in (torch.bfloat16, None):
-            raise ValueError(
-                f"{name} says {str(dtype).removeprefix('torch.')}; with model.quantization=nf4 vLLM needs bfloat16, "
-                "key and files: change it, or set decoding.engine=transformers"
-            )
-    require("bitsandbytes")
-    require("vllm_bnb_plugin")  # vLLM moved its bitsandbytes support there; it registers itself
-    return {"quantization": "bitsandbytes", "load_format": "bitsandbytes"}
-
-
-def _check_head_size(config: Any) -> None:
-    """Raise ValueError for heads that vLLM's CPU attention cannot take: it would fail at the first prompt only."""
-    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
-
-    text = config.get_text_config()
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    supported = CPUAttentionBackend.get_supported_head_sizes()
-    if size not in supported:
-        raise ValueError(
-            f"vLLM on a CPU cannot attend with heads of size {size} (it can with {', '.join(map(str, supported))}); "
-            "choose another number of heads, or set decoding.engine=transformers"
-        )
-
-
-def _reload_weights(worker: Any, lora: LoraWeights | None) -> set[str]:
-    """Read the model's files into the running engine again, the adapter added; return the names it was added to.
-
-    vLLM's own reload runs its processing again: on a CPU the weights in use are packed copies for oneDNN, and writing
-    to the parameters would change nothing.
-    """
-    from vllm.model_executor.model_loader import get_model_loader
-
-    merged: set[str] = set()
-
-    def weights() -> Iterator[tuple[str, torch.Tensor]]:
-        loader = get_model_loader(worker.vllm_config.load_config)
-        for name, weight in loader.get_all_weights(worker.model_config, worker.get_model()):
-            if lora is not None and name in lora.factors:
-                merged.add(name)
-                weight = lora.merge(name, weight)
-            yield name, weight
-
-    worker.model_runner.reload_weights(weights_iterator=weights())
-    return merged

@@ -258,7 +258,7 @@ def test_an_adapter_that_the_model_files_do_not_know_is_an_error(
 ) -> None:
     decoder = decoders["vllm-merged"]
     decoder.load_adapter(None)
-    monkeypatch.setattr("sprec_ray.decoding.vllm_decoder._reload_weights", lambda worker, lora: set())
+    monkeypatch.setattr("sprec_ray.decoding.vllm_decoder.reload_weights", lambda worker, lora: set())
     with pytest.raises(ValueError, match=r"hold no weight .* \(14 in all\)"):
         decoder.load_adapter(tiny_model.adapters[0])
 

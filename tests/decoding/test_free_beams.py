@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sprec_ray.decoding.search import Beam, BeamSearch, make_hypothesis
+from sprec_ray.decoding.free_beams import Beam, BeamSearch, make_hypothesis
 
 EOS = 0
 

@@ -1,0 +1,187 @@
+"""Nodes that searches have reached, those of all prompts in flat arrays, and what is done with such arrays.
+
+Dimensions: E entries, C children of entries, T tokens of walks down the trie, R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sprec_ray.decoding.tree import Floats, Longs
+from sprec_ray.decoding.trie import Trie
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Nodes of the trie with how they were reached, [E] each."""
+
+    row: Longs
+    node: Longs
+    parent: Longs
+    """Where in its row's tree the token before the node's lies; -1: it follows the prompt."""
+    logp: Floats
+    """Sum of log-probabilities over the whole vocabulary, in nats."""
+    score: Floats
+    """What the search goes by."""
+    phi: Floats
+    """Log-probability among what the catalogue allows, at the temperature: what a sample's noise is added to."""
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def __getitem__(self, at: Longs | Bools | slice) -> Entries:
+        return Entries(*(getattr(self, field.name)[at] for field in fields(self)))
+
+    @classmethod
+    def none(cls) -> Entries:
+        """No entries."""
+        ints, floats = np.zeros(0, dtype=np.int64), np.zeros(0)
+        return cls(ints, ints, ints, floats, floats, floats)
+
+    @classmethod
+    def join(cls, *parts: Entries) -> Entries:
+        """All entries of the parts, in their order."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    def best_first(self) -> Entries:
+        """By row, then falling score; of equal scores the lower node comes first."""
+        return self[np.lexsort((self.node, -self.score, self.row))]
+
+    def best(self, num: int) -> Entries:
+        """The ``num`` best of each row, sorted."""
+        candidates = self[~beyond(self.row, self.score, num)].best_first()
+        return candidates[count_in_row(candidates.row) < num]
+
+    def worst_of(self, num: int, num_rows: int) -> Floats:
+        """[R]: the score of each row's entry number ``num``; -inf where there are fewer. For sorted entries."""
+        worst = np.full(num_rows, -np.inf)
+        last = count_in_row(self.row) == num - 1
+        worst[self.row[last]] = self.score[last]
+        return worst
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """The nodes of entries, and after each of them those that are forced; first all entries, then their next ones."""
+
+    entries: Entries
+    entry_T: Longs
+    node_T: Longs
+    before_T: Longs
+    """Which place of the walk comes before; -1 for the entries themselves."""
+    end_E: Longs
+    """The last place of each entry's walk."""
+    generations: tuple[int, ...]
+
+    @classmethod
+    def down(cls, entries: Entries, trie: Trie, *, follow: bool) -> Walk:
+        """From each entry to the first node that has several children or a leaf; without ``follow`` the entry alone."""
+        first = trie.first_child_n
+        entry, node = np.arange(len(entries)), entries.node
+        at, before = np.arange(len(entries)), np.full(len(entries), -1)
+        parts, end_E, total = [(entry, node, before)], at.copy(), len(entries)
+        generations = [0, total]
+        while follow and len(entry):
+            child = first[node].astype(np.int64)
+            forced = (first[node + 1] == child + 1) & (first[child + 1] > first[child])
+            entry, node, before = entry[forced], child[forced], at[forced]
+            at = total + np.arange(len(entry))
+            total += len(entry)
+            end_E[entry] = at
+            if len(entry):
+                parts.append((entry, node, before))
+                generations.append(total)
+        entry_T, node_T, before_T = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return cls(entries, entry_T, node_T, before_T, end_E, tuple(generations))
+
+
+def count_in_row(row: Longs) -> Longs:
+    """How many earlier elements have the same row.
+
+    >>> count_in_row(np.array([4, 4, 7, 4]))
+    array([0, 1, 0, 2])
+    """
+    order = np.argsort(row, kind="stable")
+    ordered = row[order]
+    start = np.searchsorted(ordered, ordered, side="left")
+    count = np.empty(len(row), dtype=np.int64)
+    count[order] = np.arange(len(row)) - start
+    return count
+
+
+def beyond(row: Longs, score: Floats, num: int) -> Bools:
+    """True for scores below the ``num`` best of their row, where a row has many more than these; ties stay."""
+    out = np.zeros(len(row), dtype=bool)
+    if len(row) <= 4 * num:
+        return out
+    counts = np.bincount(row)
+    for large in np.flatnonzero(counts > 4 * num):
+        here = np.flatnonzero(row == large)
+        least = np.partition(score[here], -num)[-num]
+        out[here[score[here] < least]] = True
+    return out
+
+
+def ranges(first: Longs, counts: Longs) -> Longs:
+    """All numbers from each first one on, as many as its count.
+
+    >>> ranges(np.array([5, 9]), np.array([2, 3]))
+    array([ 5,  6,  9, 10, 11])
+    """
+    ends = np.cumsum(counts)
+    numbers: Longs = np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - (ends - counts), counts)
+    return numbers
+
+
+def segment_max(value_C: Floats, of_C: Longs) -> Floats:
+    """[C]: the largest value among those with the same number in ``of_C``, which ascends without a gap."""
+    starts = np.flatnonzero(np.diff(of_C, prepend=-1))
+    largest: Floats = np.maximum.reduceat(value_C, starts)[of_C] if len(starts) else value_C
+    return largest
+
+
+def segment_log_softmax(value_C: Floats, of_C: Longs) -> Floats:
+    """[C]: log-probabilities among the values with the same number in ``of_C``, which ascends without a gap."""
+    largest = segment_max(value_C, of_C)
+    with np.errstate(invalid="ignore"):
+        exponentials = np.where(largest == -np.inf, 0.0, np.exp(value_C - largest))
+    starts = np.flatnonzero(np.diff(of_C, prepend=-1))
+    if not len(starts):
+        return value_C
+    with np.errstate(divide="ignore"):
+        total = np.log(np.add.reduceat(exponentials, starts))[of_C] + largest
+    normalized: Floats = np.where(value_C == -np.inf, -np.inf, value_C - np.where(total == -np.inf, 0.0, total))
+    return normalized
+
+
+def mixed_seed(*parts: Any) -> npt.NDArray[np.uint64]:
+    """A number for each combination of numbers, as good as random (splitmix64)."""
+    seed: npt.NDArray[np.uint64] = np.zeros(1, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for part in parts:
+            seed = (seed ^ np.asarray(part).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+            seed = (seed ^ (seed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            seed = (seed ^ (seed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            seed = seed ^ (seed >> np.uint64(31))
+    return seed
+
+
+def gumbel(seed: npt.NDArray[np.uint64]) -> Floats:
+    """A standard Gumbel variable for each seed."""
+    uniform = ((seed >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53
+    noise: Floats = -np.log(-np.log(uniform))
+    return noise
+
+
+def cumulated_masses(item_logps: Floats, items: Sequence[int] | npt.NDArray[np.int32]) -> Floats:
+    """[I + 1]: the probability of the items before each place of ``items``, which is sorted as the trie is."""
+    probabilities = np.exp(item_logps - np.max(item_logps))[np.asarray(items)]
+    cumulated: Floats = np.concatenate([[0.0], np.cumsum(probabilities / probabilities.sum())])
+    return cumulated
