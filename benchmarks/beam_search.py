@@ -72,7 +72,7 @@ def environment(threads: int) -> dict[str, str]:
 
 def write_model(folder: Path) -> None:
     """A Llama of 4 layers with a vocabulary of 3000, random weights and a tokenizer."""
-    from sprec_ray.config import ScratchConfig
+    from sprec_ray.config_sections import ScratchConfig
     from sprec_ray.training.scratch import write_untrained_model
 
     rng = random.Random(0)

@@ -1,4 +1,4 @@
-"""Writes the table of keys in docs/configuration.md from sprec_ray/config.py: ``python docs/make_configuration.py``."""
+"""Writes the table of keys in docs/configuration.md from the code: ``python docs/make_configuration.py``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sprec_ray.config import RunConfig
 from sprec_ray.config_files import config_to_dict, flatten
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE = ROOT / "sprec_ray" / "config.py"
+SOURCES = (ROOT / "sprec_ray" / "config.py", ROOT / "sprec_ray" / "config_sections.py")
 DOCUMENT = ROOT / "docs" / "configuration.md"
 BEGIN, END = "<!-- table: python docs/make_configuration.py -->\n", "<!-- end of table -->\n"
 
@@ -80,21 +80,22 @@ WITHOUT_SENTENCE = {
     "RunConfig.output_dir": "Folder of all runs.",
     "RunConfig.seed": "Samples, shuffling, dropout, fresh adapters and random negatives derive from it.",
 }
-"""Meanings of fields that have no sentence in config.py."""
+"""Meanings of fields that have no sentence in the code."""
 
 
 def render_table() -> str:
     """The table of every key with its type, default and meaning, as Markdown."""
     classes = {
         node.name: node
-        for node in ast.parse(SOURCE.read_text(encoding="utf-8")).body
+        for source in SOURCES
+        for node in ast.parse(source.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ClassDef) and node.name.endswith("Config")
     }
     defaults = flatten(config_to_dict(RunConfig()))
     rows = list(_rows(classes, "RunConfig", ""))
     assert [key for key, *_ in rows] == list(defaults), "the table lists every key of RunConfig"
     unused = WITHOUT_SENTENCE.keys() - {name for *_, name in rows}
-    assert not unused, f"no such field, or it has a sentence in config.py: {sorted(unused)}"
+    assert not unused, f"no such field, or it has a sentence in the code: {sorted(unused)}"
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     lines += [f"| `{key}` | {kind} | `{_plain(defaults[key])}` | {meaning} |" for key, kind, meaning, _ in rows]
     return "\n".join(lines) + "\n"
@@ -108,7 +109,7 @@ def render_document(text: str) -> str:
 
 
 def _rows(classes: dict[str, ast.ClassDef], name: str, prefix: str) -> Iterator[tuple[str, str, str, str]]:
-    """(dotted key, type, meaning, ``Class.field`` where the meaning is not from config.py) of a class's fields."""
+    """(dotted key, type, meaning, ``Class.field`` where the meaning is not from the code) of a class's fields."""
     for key, (node, following, owner) in _fields(classes, name).items():
         if isinstance(node.annotation, ast.Name) and node.annotation.id in classes:
             yield from _rows(classes, node.annotation.id, f"{prefix}{key}.")

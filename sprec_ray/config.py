@@ -2,94 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-def _size_or_auto(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    try:
-        return validate(value)
-    except ValidationError:  # one for each half of the type
-        raise ValueError(f"{value!r} is neither a whole number above 0 nor auto") from None
-
-
-MicroBatchSize = Annotated[PositiveInt | Literal["auto"], WrapValidator(_size_or_auto)]
-
-_STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # a name like 2024 is a number to YAML
+from sprec_ray.config_sections import (
+    STRICT,
+    DataConfig,
+    MicroBatchSize,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ScratchConfig,
+    Share,
+)
 
 
 class ConfigError(ValueError):
     """A configuration that cannot run; its message is one line that names the key and the remedy."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class DemoDataConfig:
-    """The generated catalogue and users of the embedded default."""
-
-    num_items: Annotated[int, Field(ge=50)] = 400
-    num_users: PositiveInt = 1200
-    seed: NonNegativeInt = 0
-    """Of the generated catalogue and readers."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class DataConfig:
-    """Where interactions come from, and how they become examples."""
-
-    source: Literal["demo", "sprec", "movielens", "huggingface"] = "demo"
-    path: str | None = None
-    """Folder of the raw files; for ``huggingface`` a folder, a file or the name of a dataset on the hub."""
-    noun: Literal["book", "movie", "game", "album", "item"] = "item"
-    """What the prompt calls an item."""
-    template: Literal["alpaca", "short"] = "alpaca"
-    min_interactions: PositiveInt = 10
-    """Users with fewer interactions are dropped."""
-    min_history: PositiveInt = 3
-    """Windows with a shorter history are not made."""
-    max_history: PositiveInt = 10
-    split: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.8, 0.1, 0.1)
-    """Shares of train, valid and test windows, in order of time."""
-    num_train: PositiveInt = 4096
-    num_valid: PositiveInt = 512
-    num_test: PositiveInt = 1000
-    seed: NonNegativeInt = 0
-    """Of the samples; independent of the run's seed, so that runs with other seeds see the same rows."""
-    user_column: str = "user_id"
-    item_column: str = "item_id"
-    time_column: str = "timestamp"
-    title_column: str = "title"
-    genres_column: str | None = None
-    hf_split: str = "train"
-    """The split that is read of a Hugging Face dataset."""
-    demo: DemoDataConfig = DemoDataConfig()
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class ScratchConfig:
-    """The small Llama that stands in for a language model where none can be downloaded."""
-
-    vocab_size: Annotated[int, Field(ge=300)] = 3000
-    hidden_size: PositiveInt = 192
-    num_layers: PositiveInt = 4
-    num_heads: PositiveInt = 6
-    num_epochs: PositiveInt = 8
-    learning_rate: PositiveFloat = 2e-3
-    """Peak of linear warm-up over a tenth of the steps, then linear decay."""
-    global_batch_size: PositiveInt = 16
-    micro_batch_size: PositiveInt = 16
-    seed: NonNegativeInt = 0
-    """Independent of the run's seed, so that runs with other seeds start from the same language model."""
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class LoraConfig:
     """The adapter that is trained."""
 
@@ -108,7 +43,7 @@ class LoraConfig:
     )
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
     """The language model under the adapter."""
 
@@ -125,7 +60,7 @@ class ModelConfig:
     lora: LoraConfig = LoraConfig()
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainingConfig:
     """How every training phase runs on the workers."""
 
@@ -143,7 +78,7 @@ class TrainingConfig:
     """How often the worker group is started again after a worker died; an error in a phase ends the run at once."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class PhaseConfig:
     """One pass of supervised fine-tuning."""
 
@@ -155,7 +90,7 @@ class PhaseConfig:
     """Linear warm-up to the learning rate, then linear decay to 0."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class SelfPlaySftConfig(PhaseConfig):
     """The supervised fine-tuning inside an iteration: short and gentle."""
 
@@ -163,7 +98,7 @@ class SelfPlaySftConfig(PhaseConfig):
     num_epochs: PositiveInt = 1
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class PreferenceConfig:
     """One pass of preference training."""
 
@@ -189,7 +124,7 @@ class PreferenceConfig:
     """Linear warm-up to the learning rate, then linear decay to 0."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class DecodingConfig:
     """The pool of engines that writes recommendations."""
 
@@ -207,7 +142,7 @@ class DecodingConfig:
     """Largest difference (nats per token) between a decoder's and the trainer's log-probability of one response."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class SelfPlayConfig:
     """The loop, and the switches of its ablations."""
 
@@ -226,7 +161,7 @@ class SelfPlayConfig:
     """False is the ablation noDPO."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluationConfig:
     """What is measured after each policy."""
 
@@ -240,7 +175,7 @@ class EvaluationConfig:
     """Also measure the model without an adapter."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class RunConfig:
     """Everything a run depends on."""
 

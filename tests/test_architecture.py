@@ -76,6 +76,7 @@ def test_the_second_implementations_of_the_tests_are_not_imported() -> None:
     [
         "sprec_ray/types.py",
         "sprec_ray/config.py",
+        "sprec_ray/config_sections.py",
         "sprec_ray/artifacts.py",
         "sprec_ray/selfplay/*.py",
         "sprec_ray/data/prompts.py",

@@ -15,7 +15,7 @@ import ray
 import ray.data
 
 from sprec_ray.artifacts import write_json, write_rows
-from sprec_ray.config import DataConfig
+from sprec_ray.config_sections import DataConfig
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.sequences import Event, chronological_split, sample_examples, user_windows
 from sprec_ray.data.sources import SOURCES

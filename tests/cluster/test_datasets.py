@@ -9,7 +9,8 @@ import pytest
 from sprec_ray.artifacts import Stage, read_rows
 from sprec_ray.cluster.datasets import prepare_data
 from sprec_ray.cluster.run import prepare_run
-from sprec_ray.config import DataConfig, DemoDataConfig, RunConfig
+from sprec_ray.config import RunConfig
+from sprec_ray.config_sections import DataConfig, DemoDataConfig
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.types import Example
 

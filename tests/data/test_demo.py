@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from sprec_ray.config import DataConfig, DemoDataConfig
+from sprec_ray.config_sections import DataConfig, DemoDataConfig
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import parse_response, render_response
 from sprec_ray.data.sequences import Event, chronological_split, user_windows
@@ -54,7 +54,8 @@ def test_no_user_repeats_an_item(demo: SourceData) -> None:
 
 def test_the_demo_is_the_same_in_every_process_and_release(demo: SourceData) -> None:
     code = (
-        "import hashlib; from sprec_ray.config import DataConfig; from sprec_ray.data.sources.demo import read_demo;"
+        "import hashlib; from sprec_ray.config_sections import DataConfig;"
+        "from sprec_ray.data.sources.demo import read_demo;"
         "print(hashlib.sha256(repr(read_demo(DataConfig())).encode()).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

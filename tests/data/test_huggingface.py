@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import pytest
 
-from sprec_ray.config import DataConfig
+from sprec_ray.config_sections import DataConfig
 from sprec_ray.data.sources.huggingface import read_huggingface
 from sprec_ray.data.sources.source import SourceData
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sprec_ray.config import DataConfig
+from sprec_ray.config_sections import DataConfig
 from sprec_ray.data.sources.movielens import read_movielens
 from sprec_ray.data.sources.source import SourceData
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sprec_ray.config import DataConfig
+from sprec_ray.config_sections import DataConfig
 from sprec_ray.data.sources.files import (
     data_folder,
     find_file,

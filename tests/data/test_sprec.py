@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sprec_ray.config import DataConfig
+from sprec_ray.config_sections import DataConfig
 from sprec_ray.data.sources.source import SourceData
 from sprec_ray.data.sources.sprec import read_sprec, repair_mojibake, split_titles
 

@@ -11,7 +11,8 @@ from tiny_training import LORA, TITLES, TinyPolicy, make_groups, plain_policy
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from sprec_ray import quantization
-from sprec_ray.config import LoraConfig, ScratchConfig
+from sprec_ray.config import LoraConfig
+from sprec_ray.config_sections import ScratchConfig
 from sprec_ray.training.adapters import (
     adapter_parameters,
     attach_adapter,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sprec_ray.config import DataConfig
+from sprec_ray.config_sections import DataConfig
 from sprec_ray.data.sources.demo import read_demo
 from sprec_ray.data.sources.huggingface import read_huggingface
 from sprec_ray.data.sources.movielens import read_movielens

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.config import DataConfig
+from sprec_ray.config_sections import DataConfig
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 

@@ -1,0 +1,85 @@
+"""The sections of a configuration that describe data and the small Llama, and the number types of all sections."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic.dataclasses import dataclass
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _size_or_auto(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return validate(value)
+    except ValidationError:  # one for each half of the type
+        raise ValueError(f"{value!r} is neither a whole number above 0 nor auto") from None
+
+
+MicroBatchSize = Annotated[PositiveInt | Literal["auto"], WrapValidator(_size_or_auto)]
+
+STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # a name like 2024 is a number to YAML
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DemoDataConfig:
+    """The generated catalogue and users of the embedded default."""
+
+    num_items: Annotated[int, Field(ge=50)] = 400
+    num_users: PositiveInt = 1200
+    seed: NonNegativeInt = 0
+    """Of the generated catalogue and readers."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DataConfig:
+    """Where interactions come from, and how they become examples."""
+
+    source: Literal["demo", "sprec", "movielens", "huggingface"] = "demo"
+    path: str | None = None
+    """Folder of the raw files; for ``huggingface`` a folder, a file or the name of a dataset on the hub."""
+    noun: Literal["book", "movie", "game", "album", "item"] = "item"
+    """What the prompt calls an item."""
+    template: Literal["alpaca", "short"] = "alpaca"
+    min_interactions: PositiveInt = 10
+    """Users with fewer interactions are dropped."""
+    min_history: PositiveInt = 3
+    """Windows with a shorter history are not made."""
+    max_history: PositiveInt = 10
+    split: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.8, 0.1, 0.1)
+    """Shares of train, valid and test windows, in order of time."""
+    num_train: PositiveInt = 4096
+    num_valid: PositiveInt = 512
+    num_test: PositiveInt = 1000
+    seed: NonNegativeInt = 0
+    """Of the samples; independent of the run's seed, so that runs with other seeds see the same rows."""
+    user_column: str = "user_id"
+    item_column: str = "item_id"
+    time_column: str = "timestamp"
+    title_column: str = "title"
+    genres_column: str | None = None
+    hf_split: str = "train"
+    """The split that is read of a Hugging Face dataset."""
+    demo: DemoDataConfig = DemoDataConfig()
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ScratchConfig:
+    """The small Llama that stands in for a language model where none can be downloaded."""
+
+    vocab_size: Annotated[int, Field(ge=300)] = 3000
+    hidden_size: PositiveInt = 192
+    num_layers: PositiveInt = 4
+    num_heads: PositiveInt = 6
+    num_epochs: PositiveInt = 8
+    learning_rate: PositiveFloat = 2e-3
+    """Peak of linear warm-up over a tenth of the steps, then linear decay."""
+    global_batch_size: PositiveInt = 16
+    micro_batch_size: PositiveInt = 16
+    seed: NonNegativeInt = 0
+    """Independent of the run's seed, so that runs with other seeds start from the same language model."""
