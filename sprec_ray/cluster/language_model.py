@@ -86,8 +86,12 @@ def _pretrain(
             num_warmup_steps=num_steps // 10,
         ),
     )
-    rows = [
+    return engines.train(stage, phase, sft_groups(examples), "pre-training", whole_text=True)
+
+
+def sft_groups(examples: Sequence[Example]) -> list[PreferenceGroup]:
+    """The examples as groups that reject nothing: what supervised training takes."""
+    return [
         PreferenceGroup(example_id=example.example_id, history=example.history, chosen=example.target, rejected=())
         for example in examples
     ]
-    return engines.train(stage, phase, rows, "pre-training", whole_text=True)

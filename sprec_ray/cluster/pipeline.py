@@ -17,7 +17,7 @@ from sprec_ray.cluster.datasets import prepare_data
 from sprec_ray.cluster.decoding import PendingDecode
 from sprec_ray.cluster.engines import Engines
 from sprec_ray.cluster.evaluation import Evaluator
-from sprec_ray.cluster.language_model import pretrained_model
+from sprec_ray.cluster.language_model import pretrained_model, sft_groups
 from sprec_ray.cluster.timeline import Clock
 from sprec_ray.config import ConfigError, PhaseConfig, PreferenceConfig, RunConfig
 from sprec_ray.data.catalog import Catalog
@@ -213,7 +213,7 @@ class RayStages:
         if not stage.is_finished:
             phase = self._phase(stage, self.config.sft if init is None else self.config.selfplay_sft, init, None)
             with self._stage(stage, name) as summary:
-                summary.update(self.engines.train(stage, phase, [_as_group(example) for example in examples], name))
+                summary.update(self.engines.train(stage, phase, sft_groups(examples), name))
         return self._adapter(stage, version)
 
     def _phase(
@@ -289,10 +289,6 @@ class RayStages:
         """Stop the engines that were started."""
         self._evaluations.shutdown(wait=False, cancel_futures=True)
         self.engines.close()
-
-
-def _as_group(example: Example) -> PreferenceGroup:
-    return PreferenceGroup(example_id=example.example_id, history=example.history, chosen=example.target, rejected=())
 
 
 def _by_example(rollouts: Sequence[Rollout]) -> dict[str, Rollout]:
