@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import ray
-from tqdm import tqdm
 
+from sprec_ray.cluster.progress import DecodeProgress, IsValid
 from sprec_ray.config import DecodingConfig
 from sprec_ray.decoding.decoder import Decoder, DecoderModel, make_decoder
 from sprec_ray.types import AdapterCheckpoint, Hypothesis, Rollout
@@ -27,7 +27,6 @@ _MAX_RESTARTS = 2
 """How often a dead decoder is started again, and its chunk decoded again."""
 _CHUNKS_PER_DECODER = 2
 """In flight: one is decoded, the next waits at the actor."""
-_LOG_EVERY_S = 10.0
 _WAIT_S = 60.0
 """After this long without a decoder the log says what the cluster has free."""
 
@@ -137,18 +136,26 @@ class DecoderPool:
         _get([actor.load_adapter.remote(adapter) for actor in self._actors])
         self._adapter = adapter
 
-    def decode(
-        self, rows: Sequence[PromptRow], *, beam_width: int, max_new_tokens: int, label: str = "decoding"
-    ) -> list[Rollout]:
-        """One rollout per row, in order, with the current adapter. ``label`` heads the progress bar."""
-        return self.start_decode(rows, beam_width=beam_width, max_new_tokens=max_new_tokens, label=label).result()
+    def decode(self, rows: Sequence[PromptRow], **options: Any) -> list[Rollout]:
+        """One rollout per row, in order, with the current adapter; the options are those of ``start_decode``."""
+        return self.start_decode(rows, **options).result()
 
     def start_decode(
-        self, rows: Sequence[PromptRow], *, beam_width: int, max_new_tokens: int, label: str = "decoding"
+        self,
+        rows: Sequence[PromptRow],
+        *,
+        beam_width: int,
+        max_new_tokens: int,
+        label: str = "decoding",
+        is_valid: IsValid | None = None,
     ) -> PendingDecode:
-        """Start ``decode`` with the adapter of this moment; several started are done one after the other."""
+        """Start to decode with the adapter of this moment; several started are done one after the other.
+
+        ``label`` heads the progress bar; ``is_valid`` tells which texts count as valid there.
+        """
         limits = {"beam_width": beam_width, "max_new_tokens": max_new_tokens}
-        return PendingDecode(self._thread.submit(self._decode, list(rows), self._adapter, limits, label))
+        progress = partial(DecodeProgress, label, len(rows), is_valid)
+        return PendingDecode(self._thread.submit(self._decode, list(rows), self._adapter, limits, progress))
 
     def canary(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
         """Each decoder's log-probability of a response under the current adapter, in nats."""
@@ -165,7 +172,11 @@ class DecoderPool:
         self._actors = []
 
     def _decode(
-        self, rows: list[PromptRow], adapter: AdapterCheckpoint | None, limits: dict[str, int], label: str
+        self,
+        rows: list[PromptRow],
+        adapter: AdapterCheckpoint | None,
+        limits: dict[str, int],
+        start_progress: Callable[[], DecodeProgress],
     ) -> list[Rollout]:
         rollouts: dict[int, Rollout] = {}
         starts = iter(range(0, len(rows), self._chunk_size))
@@ -180,7 +191,7 @@ class DecoderPool:
         for _ in range(_CHUNKS_PER_DECODER):
             for actor in self._actors:
                 submit(actor)
-        progress = _Progress(label, len(rows))
+        progress = start_progress()
         try:
             while in_flight and not self._closed.is_set():
                 done, _ = ray.wait(list(in_flight), timeout=1.0)
@@ -190,7 +201,7 @@ class DecoderPool:
                     for offset, hypotheses in enumerate(chunk):
                         example_id, _ = rows[start + offset]
                         rollouts[start + offset] = Rollout(example_id=example_id, hypotheses=hypotheses)
-                    progress.advance(len(chunk))
+                    progress.advance(chunk)
                     submit(actor)
         finally:
             progress.close()
@@ -199,29 +210,6 @@ class DecoderPool:
         if self._closed.is_set():
             raise DecodingError("the decoders were closed while rows were still to decode")
         return [rollouts[row] for row in range(len(rows))]
-
-
-class _Progress:
-    """A bar on a terminal, a log line now and then elsewhere."""
-
-    def __init__(self, label: str, num_rows: int) -> None:
-        self._label, self._num_rows, self._num_done = label, num_rows, 0
-        self._bar = tqdm(
-            total=num_rows, desc=label, unit="prompt", disable=None, leave=False
-        )  # None: off without a tty
-        self._started_at = self._logged_at = time.monotonic()
-
-    def advance(self, num_rows: int) -> None:
-        self._num_done += num_rows
-        self._bar.update(num_rows)
-        now = time.monotonic()
-        if self._bar.disable and now - self._logged_at > _LOG_EVERY_S:
-            self._logged_at = now
-            rate = self._num_done / (now - self._started_at)
-            logger.info("%s: %d of %d prompts, %.1f/s", self._label, self._num_done, self._num_rows, rate)
-
-    def close(self) -> None:
-        self._bar.close()
 
 
 def _get(references: list[Any]) -> list[Any]:

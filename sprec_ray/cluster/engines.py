@@ -12,6 +12,7 @@ from typing import Any
 
 from sprec_ray.artifacts import Stage, write_json, write_rows
 from sprec_ray.cluster.decoding import DecoderPool, DecodingError, PendingDecode
+from sprec_ray.cluster.progress import IsValid
 from sprec_ray.cluster.timeline import Clock
 from sprec_ray.cluster.training import TrainingSession
 from sprec_ray.cluster.worker import EmbedTask, TextSettings, TrainTask
@@ -126,8 +127,11 @@ class Engines:
         *,
         beam_width: int,
         label: str,
+        is_valid: IsValid | None = None,
     ) -> PendingDecode:
         """Begin to decode the examples' prompts under a policy, once the decoders prove that they hold it.
+
+        ``is_valid`` is for the progress bar.
 
         Raises DecodingError when a decoder's log-probability of the canary differs from the trainer's.
         """
@@ -138,8 +142,9 @@ class Engines:
             self._pool.load_adapter(policy)
             if policy is not None:
                 self._check_canary(self._pool, policy)
+            max_new_tokens = self._config.model.max_response_tokens
             return self._pool.start_decode(
-                rows, beam_width=beam_width, max_new_tokens=self._config.model.max_response_tokens, label=label
+                rows, beam_width=beam_width, max_new_tokens=max_new_tokens, label=label, is_valid=is_valid
             )
 
     def _check_canary(self, pool: DecoderPool, policy: AdapterCheckpoint) -> None:

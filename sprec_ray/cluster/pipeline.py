@@ -246,7 +246,8 @@ class RayStages:
     def _decode(
         self, policy: AdapterCheckpoint | None, examples: Sequence[Example], *, beam_width: int, label: str
     ) -> PendingDecode:
-        return self.engines.decode(policy, examples, self.model_path, beam_width=beam_width, label=label)
+        path, valid = self.model_path, lambda text: parse_response(text) in self.catalog
+        return self.engines.decode(policy, examples, path, beam_width=beam_width, label=label, is_valid=valid)
 
     def _evaluate(self, stage: Stage, label: str, policy: AdapterCheckpoint | None) -> EvalResult:
         start = time.time()

@@ -2,22 +2,28 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import runpy
 import signal
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
-from sprec_ray.cluster.decoding import DecoderPool, DecodingError
-from sprec_ray.config import DecodingConfig
+from sprec_ray.cluster.decoding import DecoderActor, DecoderPool, DecodingError
+from sprec_ray.cluster.engines import Engines
+from sprec_ray.cluster.timeline import Clock
+from sprec_ray.config import DecodingConfig, RunConfig
 from sprec_ray.decoding.decoder import DecoderModel
 from sprec_ray.decoding.hf_decoder import TransformersDecoder
-from sprec_ray.types import AdapterCheckpoint, Rollout
+from sprec_ray.types import AdapterCheckpoint, Example, Rollout
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
@@ -119,29 +125,102 @@ def test_an_engine_that_cannot_start_is_a_one_line_error(tmp_path: Path) -> None
         pool.wait_ready()
 
 
-def test_every_row_comes_back_when_a_decoder_is_killed(
-    pool: DecoderPool, reference: TransformersDecoder, tiny: Any, rows: list[Row]
-) -> None:
+def test_a_decoder_killed_while_it_decodes_changes_nothing(pool: DecoderPool, tiny: Any, rows: list[Row]) -> None:
+    """The first finished chunk pulls the trigger: the killed decoder then has chunks of its own in flight."""
     pool.load_adapter(tiny.adapters[0])
+    many = [(f"{copy}-{name}", prompt) for copy in range(6) for name, prompt in rows]
+    undisturbed = pool.decode(many, **LIMITS)
     process_ids = ray.get([actor.process_id.remote() for actor in pool._actors])
-    many = [(f"{copy}-{name}", prompt) for copy in range(100) for name, prompt in rows]
-    pending = pool.start_decode(many, **LIMITS)
-    time.sleep(0.3)
-    os.kill(process_ids[0], signal.SIGKILL)
-    assert not pending._future.done()
-    assert_same(pending.result(), expected_rollouts(reference, tiny.adapters[0], many))
+    killed_after: list[int] = []
+
+    def kill(text: str) -> bool:
+        if not killed_after:
+            os.kill(process_ids[0], signal.SIGKILL)
+        killed_after.append(1)
+        return True
+
+    assert pool.decode(many, is_valid=kill, **LIMITS) == undisturbed  # bit for bit
+    assert [rollout.example_id for rollout in undisturbed] == [name for name, _ in many]
+    assert len(killed_after) == len(many)
     restarted = ray.get([actor.process_id.remote() for actor in pool._actors])
     assert restarted[0] != process_ids[0]
     assert restarted[1] == process_ids[1]
 
 
-def test_progress_is_logged_without_a_terminal(
-    pool: DecoderPool, rows: list[Row], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("num_decoders", "chunk_size"), [(1, 1), (1, 64), (2, 1), (2, 2), (2, 64)])
+def test_neither_chunks_nor_decoders_matter(
+    pool: DecoderPool,
+    reference: TransformersDecoder,
+    tiny: Any,
+    rows: list[Row],
+    monkeypatch: pytest.MonkeyPatch,
+    num_decoders: int,
+    chunk_size: int,
 ) -> None:
-    monkeypatch.setattr("sprec_ray.cluster.decoding._LOG_EVERY_S", 0.0)
-    with caplog.at_level(logging.INFO, logger="sprec_ray.cluster.decoding"):
-        pool.decode(rows, label="negatives", **LIMITS)
-    assert "negatives: 11 of 11 prompts" in caplog.text
+    monkeypatch.setattr(pool, "_chunk_size", chunk_size)
+    monkeypatch.setattr(pool, "_actors", pool._actors[:num_decoders])
+    pool.load_adapter(tiny.adapters[1])
+    assert_same(pool.decode(rows, **LIMITS), expected_rollouts(reference, tiny.adapters[1], rows))
+
+
+def test_two_chunks_per_decoder_are_in_flight_at_most(
+    pool: DecoderPool, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """11 rows are 4 chunks of 3; ten times as many are 37. Two decoders hold 4 of them until fewer are left."""
+    in_flight: list[int] = []
+    wait = ray.wait
+
+    def counted(references: list[Any], **options: Any) -> Any:
+        in_flight.append(len(references))
+        return wait(references, **options)
+
+    monkeypatch.setattr(ray, "wait", counted)
+    assert len(pool.decode(rows * 10, **LIMITS)) == 110
+    assert in_flight[0] == max(in_flight) == 4
+    assert in_flight[-1] == 1
+
+
+def test_progress_is_logged_without_a_terminal(
+    pool: DecoderPool, rows: list[Row], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="sprec_ray.cluster.progress"):
+        first = pool.decode(rows[:1], **LIMITS)[0].hypotheses[0].text
+        rollouts = pool.decode(rows, label="negatives", is_valid=lambda text: text == first, **LIMITS)
+    share = 100 * sum(rollout.hypotheses[0].text == first for rollout in rollouts) / len(rows)
+    assert 0 < share < 100
+    assert re.search(rf"negatives: 11 of 11 prompts, [0-9.]+ prompts/s, {share:.1f} % valid", caplog.text)
+
+
+def test_an_adapter_that_is_silently_not_applied_is_found_out(
+    tiny: Any, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real decoders, of which the second forgets every adapter; the trainer's side is PEFT."""
+
+    class Forgetful(DecoderActor):
+        def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
+            pass
+
+    policy, prompt, response = tiny.adapters[0], list(tiny.prompts[0]), [17, 40, 5, 1]
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny.path), policy.path)
+    with torch.inference_mode():
+        logps = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    logp = float(logps.gather(1, torch.tensor(response)[:, None]).sum())
+    engines = Engines(RunConfig(), tmp_path, Clock(tmp_path))
+    engines.__dict__["session"] = SimpleNamespace()
+    engines._encoder = SimpleNamespace(prompt=lambda history: prompt)
+    engines.remember_canary(policy, {"prompt": prompt, "response": response, "logp": logp})
+    example = Example(example_id="0", history=("Dune",), target="Emma")
+    with DecoderPool(pool_config(), decoder_model(tiny), seed=0) as honest:
+        engines._pool = honest
+        decode = partial(engines.decode, policy, [example], "model", beam_width=1, label="")
+        (rollout,) = decode().result()
+        monkeypatch.setattr("sprec_ray.cluster.decoding.DecoderActor", Forgetful)
+        with DecoderPool(pool_config(), decoder_model(tiny), seed=0) as forgetful:
+            honest._actors += forgetful._actors
+            with pytest.raises(DecodingError, match="it does not hold this adapter"):
+                decode()
+            honest._actors.pop()
+    assert rollout.example_id == "0"
 
 
 def test_a_vllm_decoder_gives_the_same_rollouts(reference: TransformersDecoder, tiny: Any, rows: list[Row]) -> None:
