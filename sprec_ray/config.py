@@ -130,6 +130,10 @@ class DecodingConfig:
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """``auto`` takes vLLM where it is installed; the report says which ran."""
+    placement: Literal["split", "colocate", "sequential"] = "split"
+    """``split``: decoding runs beside training. ``colocate``: they take turns on shared GPUs, decoders asleep while
+    workers compute. ``sequential``: each ends before the other launches. The results are the same; see operations.md.
+    """
     num_decoders: PositiveInt = 1
     cpus_per_decoder: PositiveFloat = 1.0
     gpus_per_decoder: NonNegativeFloat = 0.0

@@ -79,6 +79,14 @@ class DecoderActor:
         self.load_adapter(adapter)
         return self._decoder.score(prompt, response)
 
+    def sleep(self) -> None:
+        """Leave the GPU to a trainer."""
+        self._decoder.sleep()
+
+    def wake(self) -> None:
+        """Be ready to decode again."""
+        self._decoder.wake()
+
 
 class PendingDecode:
     """Rollouts on their way; the caller may train meanwhile."""
@@ -92,7 +100,7 @@ class PendingDecode:
 
 
 class DecoderPool:
-    """``config.num_decoders`` decoders, started at once and alive until ``close``.
+    """``config.num_decoders`` decoders, started at once and alive until ``close``, awake or asleep.
 
     The constructor returns while the engines still start; the first call that needs them waits. Rollouts do not
     depend on the number of decoders or the chunk size, up to float noise in their log-probabilities.
@@ -156,6 +164,14 @@ class DecoderPool:
         limits = {"beam_width": beam_width, "max_new_tokens": max_new_tokens}
         progress = partial(DecodeProgress, label, len(rows), is_valid)
         return PendingDecode(self._thread.submit(self._decode, list(rows), self._adapter, limits, progress))
+
+    def sleep(self) -> None:
+        """Leave the GPUs to the trainers, once everything started is decoded."""
+        self._thread.submit(lambda: _get([actor.sleep.remote() for actor in self._actors])).result()
+
+    def wake(self) -> None:
+        """Be ready to decode again; a call to a sleeping decoder wakes it too."""
+        _get([actor.wake.remote() for actor in self._actors])
 
     def canary(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
         """Each decoder's log-probability of a response under the current adapter, in nats."""

@@ -42,6 +42,11 @@ class Engines:
             max_response_tokens=config.model.max_response_tokens,
         )
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether decoders and training workers may compute at the same time."""
+        return self._config.decoding.placement == "split"
+
     @cached_property
     def session(self) -> TrainingSession:
         """The training group, launched at the first use."""
@@ -52,7 +57,10 @@ class Engines:
 
         Where they share GPUs by fractions the decoders go first: Ray fills a GPU before it takes the next, and a
         decoder's share above one half keeps two of them, or two workers after them, off one GPU.
+        One after the other (``sequential``) each is launched when its turn comes.
         """
+        if self._config.decoding.placement == "sequential":
+            return
         with self._lock:  # stages and the evaluation beside them both come here
             if self._pool is None:
                 if not self._config.training.gpus_per_worker:
@@ -85,6 +93,28 @@ class Engines:
         self.decoder_name = pool.wait_ready()
         self._clock.add("decoders", "launch", start, time.time() - start)
 
+    def _trainers_turn(self) -> TrainingSession:
+        """The training group, with the decoders out of its way. Where they must be, nothing runs beside this call."""
+        placement = self._config.decoding.placement
+        if placement == "colocate" and self._pool is not None:
+            self._pool.sleep()
+        elif placement == "sequential":
+            self._close_decoders()
+        return self.session
+
+    def _decoders_turn(self, model_path: str) -> DecoderPool:
+        """The decoders, with the training group out of their way."""
+        placement = self._config.decoding.placement
+        if placement != "sequential":
+            self.start(model_path)
+        elif self._pool is None:
+            self._close_session()
+            self._start_decoders(model_path)
+        assert self._pool is not None
+        if placement == "colocate":
+            self._pool.wake()
+        return self._pool
+
     def train(
         self, stage: Stage, phase: Phase, groups: Sequence[PreferenceGroup], name: str, *, whole_text: bool = False
     ) -> dict[str, Any]:
@@ -94,9 +124,10 @@ class Engines:
         write_rows(stage.path / "rows.jsonl", groups)
         task = TrainTask(phase=phase, rows_path=str(stage.path / "rows.jsonl"), text=self.text, whole_text=whole_text)
         _warn_of_short_phase(phase, len(groups), name)
-        summary = self.session.run(task, label=name)
+        session = self._trainers_turn()
+        summary = session.run(task, label=name)
         trained = time.time() - summary["compute_s"]
-        launched = self.session.take_launch()
+        launched = session.take_launch()
         if launched is not None:
             self._clock.add("training workers", "launch", *launched)
         self._clock.add(name, "load", trained - summary["load_s"], summary["load_s"])
@@ -113,7 +144,7 @@ class Engines:
 
     def embed(self, task: EmbedTask, label: str) -> dict[str, Any]:
         """Embed texts on the training workers."""
-        return self.session.run(task, label=label)
+        return self._trainers_turn().run(task, label=label)
 
     def remember_canary(self, policy: AdapterCheckpoint, canary: dict[str, Any]) -> None:
         """Keep a response with the trainer's log-probability of it, to check decoders against."""
@@ -131,21 +162,22 @@ class Engines:
     ) -> PendingDecode:
         """Begin to decode the examples' prompts under a policy, once the decoders prove that they hold it.
 
-        ``is_valid`` is for the progress bar.
-
-        Raises DecodingError when a decoder's log-probability of the canary differs from the trainer's.
+        Where decoding must not overlap training it is done on return. ``is_valid`` is for the progress bar. Raises
+        DecodingError when a decoder's log-probability of the canary differs from the trainer's.
         """
-        self.start(model_path)
-        assert self._pool is not None
         with self._lock:
+            pool = self._decoders_turn(model_path)
             rows = [(example.example_id, self._encoder.prompt(example.history)) for example in examples]
-            self._pool.load_adapter(policy)
+            pool.load_adapter(policy)
             if policy is not None:
-                self._check_canary(self._pool, policy)
+                self._check_canary(pool, policy)
             max_new_tokens = self._config.model.max_response_tokens
-            return self._pool.start_decode(
+            pending = pool.start_decode(
                 rows, beam_width=beam_width, max_new_tokens=max_new_tokens, label=label, is_valid=is_valid
             )
+        if not self.overlaps:
+            pending.result()
+        return pending
 
     def _check_canary(self, pool: DecoderPool, policy: AdapterCheckpoint) -> None:
         """An adapter that is silently not applied is a known failure of engines: compare one log-probability."""
@@ -161,10 +193,18 @@ class Engines:
 
     def close(self) -> None:
         """Stop what was started."""
+        self._close_decoders()
+        self._close_session()
+
+    def _close_decoders(self) -> None:
         if self._pool is not None:
             self._pool.close()
+            self._pool = None
+
+    def _close_session(self) -> None:
         if "session" in self.__dict__:
             self.session.close()
+            del self.session
 
 
 def _warn_of_short_phase(phase: Phase, num_groups: int, name: str) -> None:

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from sprec_ray.artifacts import Stage, as_eval_result, read_json, read_rollouts, read_rows, write_rows
+from sprec_ray.artifacts import Stage, as_eval_result, read_rollouts, read_rows, write_rows
 from sprec_ray.cluster.datasets import prepare_data
 from sprec_ray.cluster.decoding import PendingDecode
 from sprec_ray.cluster.engines import Engines
@@ -126,6 +126,7 @@ class RayStages:
         width = 2 * self.config.selfplay.num_negatives
         pending = self._decode(policy, examples, beam_width=width, label=f"iteration {iteration}: decoding")
 
+        @cache
         def finish() -> dict[str, Rollout]:
             rollouts = pending.result()
             self.clock.add(f"iteration {iteration}: negatives", "decode", start, time.time() - start)
@@ -133,6 +134,8 @@ class RayStages:
                 write_rows(stage.path / "rollouts.jsonl", rollouts)
             return _by_example(rollouts)
 
+        if not self.engines.overlaps:
+            finish()
         return finish
 
     def train_sft(self, iteration: int, init: AdapterCheckpoint, examples: Sequence[Example]) -> AdapterCheckpoint:
@@ -191,7 +194,7 @@ class RayStages:
         return self._adapter(stage, version)
 
     def evaluate(self, label: str, policy: AdapterCheckpoint | None) -> Callable[[], EvalResult]:
-        """Begin to measure a policy on the test rows, beside what comes next; returns what waits for the result."""
+        """Begin to measure a policy, beside what comes next where that may be; returns what waits for the result."""
         stage = Stage(self.evaluations / label)
         if stage.is_finished:
             return lambda: as_eval_result(stage.summary["result"])
@@ -200,6 +203,8 @@ class RayStages:
             if earlier.done():
                 earlier.result()  # raises what failed, before more is trained on it
         self._pending.append(self._evaluations.submit(self._evaluate, stage, label, policy))
+        if not self.engines.overlaps:
+            self._pending[-1].result()
         return self._pending[-1].result
 
     # How they are done ------------------------------------------------------------------------------------------
@@ -275,11 +280,6 @@ class RayStages:
             model_path=self.model_path,
             embed=self.engines.embed,
         )
-
-    def counts(self) -> dict[str, int]:
-        """The counts of the prepared data."""
-        counts: dict[str, int] = read_json(self.folder / "data" / "counts.json")
-        return counts
 
     def decoding_engine(self) -> str:
         """Name and version of the engine that decoded the test rows."""

@@ -10,13 +10,14 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import ray
 import yaml
 
-from sprec_ray.artifacts import MARKER, ArtifactError, Stage, write_json, write_text
+from sprec_ray.artifacts import MARKER, ArtifactError, Stage, read_json, write_json, write_text
 from sprec_ray.cluster.pipeline import RayStages, Split
 from sprec_ray.cluster.results import read_results, write_results
 from sprec_ray.config import ConfigError, RunConfig
@@ -28,7 +29,13 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 
-MAY_CHANGE = ("selfplay.num_iterations", "output_dir", "training.max_failures", "training.num_threads")
+MAY_CHANGE = (
+    "selfplay.num_iterations",
+    "output_dir",
+    "training.max_failures",
+    "training.num_threads",
+    "decoding.placement",
+)
 """Settings that a run may be continued with; they change how it runs or how long, not what it is."""
 
 
@@ -80,7 +87,7 @@ def prepare_run(config: RunConfig) -> tuple[Path, dict[str, int]]:
     """Make the data of a run and nothing else; returns its folder and the counts. The run continues from it."""
     with open_run(config) as folder, _stages(config, folder) as stages:
         stages.prepare()
-        return folder / "data", stages.counts()
+        return folder / "data", read_json(folder / "data" / "counts.json")
 
 
 @contextmanager
@@ -226,8 +233,9 @@ def _check_whole(folder: Path) -> None:
 def _connect(config: RunConfig) -> bool:
     """Connect to a running cluster or start a local one; returns whether it was started here."""
     training, decoding = config.training, config.decoding
-    cpus = training.num_workers * training.cpus_per_worker + decoding.num_decoders * decoding.cpus_per_decoder
-    gpus = training.num_workers * training.gpus_per_worker + decoding.num_decoders * decoding.gpus_per_decoder
+    together = max if decoding.placement == "sequential" else add
+    cpus = together(training.num_workers * training.cpus_per_worker, decoding.num_decoders * decoding.cpus_per_decoder)
+    gpus = together(training.num_workers * training.gpus_per_worker, decoding.num_decoders * decoding.gpus_per_decoder)
     started = not ray.is_initialized() and _init_ray(num_cpus=max(os.cpu_count() or 1, int(cpus) + 1))
     have = ray.cluster_resources()
     for key, needed, name in (("CPU", cpus, "CPUs"), ("GPU", gpus, "GPUs")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
@@ -89,6 +90,7 @@ def work(settings: dict[str, Any]) -> None:
         dist.barrier()
         try:
             result = _do(task, worker, lambda *progress, index=index: mailbox.report.remote(index, progress))
+            _give_back_memory(worker)
         except (ValueError, RuntimeError) as error:
             logger.exception("task %d failed", index)
             ray.get(mailbox.finish.remote(index, ("failed", f"{type(error).__name__}: {error}")))
@@ -108,6 +110,13 @@ def _init_deepspeed(training: TrainingConfig) -> None:
     from sprec_ray.training.engine import init_distributed  # reads DS_ACCELERATOR when it is imported
 
     init_distributed(on_gpu=on_gpu)
+
+
+def _give_back_memory(worker: Any) -> None:
+    """A decoder on the same GPU wakes next: what torch keeps of a phase that is over would be missing there."""
+    if worker.device.type == "cuda":
+        gc.collect()  # models and engines hold themselves in cycles
+        torch.cuda.empty_cache()
 
 
 def _do(task: Any, worker: Any, progress: Callable[[int, int, float], None]) -> dict[str, Any]:

@@ -115,6 +115,15 @@ class Decoder(Protocol):
         ``tree``: computed the way ``search`` computes it, else the way of ``decode``.
         """
 
+    def sleep(self) -> None:
+        """Leave the GPU to a trainer: the weights wait in the CPU's memory. Nothing happens on a CPU, or when asleep.
+
+        The adapter is kept. Any other call wakes the decoder first.
+        """
+
+    def wake(self) -> None:
+        """Be ready to decode again, with the adapter of before. Nothing happens to a decoder that is awake."""
+
     def close(self) -> None:
         """Free the model; the decoder cannot be used after."""
 

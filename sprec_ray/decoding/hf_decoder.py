@@ -75,9 +75,11 @@ class TransformersDecoder:
         self._hooks: list[RemovableHandle] = []
         self._why_not_tree: str | None = None
         self._is_checked = False
+        self._asleep = False
 
     def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
         """See ``Decoder.load_adapter``."""
+        self.wake()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -93,6 +95,7 @@ class TransformersDecoder:
         self, prompts: Sequence[Sequence[int]], *, beam_width: int, max_new_tokens: int
     ) -> list[tuple[Hypothesis, ...]]:
         """See ``Decoder.decode``."""
+        self.wake()
         self._limits.check_request(prompts, beam_width=beam_width, max_new_tokens=max_new_tokens)
         by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))  # alike lengths waste no padding
         score_bytes = 4 * self._model.config.get_text_config().vocab_size * max_new_tokens
@@ -127,6 +130,7 @@ class TransformersDecoder:
     @torch.inference_mode()
     def score(self, prompt: Sequence[int], response: Sequence[int], *, tree: bool = False) -> float:
         """See ``Decoder.score``."""
+        self.wake()
         if tree and self._why_not_tree is None:
             with self._shared_tree(1) as shared:
                 return float(score_responses(shared, prompt, [response])[0])
@@ -134,6 +138,19 @@ class TransformersDecoder:
         logits = self._model(input_ids=input_ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
         logps = logits.float().log_softmax(-1)
         return float(logps.gather(-1, input_ids[0, len(prompt) :, None]).sum())
+
+    def sleep(self) -> None:
+        """See ``Decoder.sleep``. The adapter's factors, a hundredth of the weights, stay where they are."""
+        if self._device.type == "cuda" and not self._asleep:
+            self._model.to("cpu")
+            torch.cuda.empty_cache()
+            self._asleep = True
+
+    def wake(self) -> None:
+        """See ``Decoder.wake``."""
+        if self._asleep:
+            self._model.to(self._device)
+            self._asleep = False
 
     def close(self) -> None:
         """See ``Decoder.close``."""

@@ -55,7 +55,7 @@ class VllmDecoder:
         self, config: DecodingConfig, model: DecoderModel, *, use_gpu: bool, merge_adapters: bool, seed: int
     ) -> None:
         set_environment()
-        import vllm
+        import vllm.platforms
 
         self.engine = f"vllm {vllm.__version__}"
         self._limits = model
@@ -69,6 +69,9 @@ class VllmDecoder:
         self._adapter: AdapterCheckpoint | None = None
         self._lora_request: Any = None
         self._is_checked = False
+        platform = vllm.platforms.current_platform
+        self._can_sleep = use_gpu and config.placement == "colocate" and platform.is_sleep_mode_available()
+        self._asleep = False
         options: dict[str, Any] = (
             {"gpu_memory_utilization": config.gpu_memory_utilization}
             if use_gpu
@@ -95,12 +98,14 @@ class VllmDecoder:
             enforce_eager=True,
             use_tqdm_on_load=False,
             enable_prefix_caching=True,
+            enable_sleep_mode=self._can_sleep,
             **options,
         )
         self._why_not_tree = why_not_tree(self._llm)
 
     def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
         """See ``Decoder.load_adapter``."""
+        self.wake()
         if adapter == self._adapter:
             return
         if adapter is None:
@@ -207,6 +212,19 @@ class VllmDecoder:
         scored = [*output.prompt_logprobs[len(prompt) :], output.outputs[0].logprobs[0]]
         return float(sum(entry[token].logprob for entry, token in zip(scored, response, strict=True)))
 
+    def sleep(self) -> None:
+        """See ``Decoder.sleep``. Level 1 keeps weights and adapters in the CPU's memory and drops the cache."""
+        if self._can_sleep and not self._asleep:
+            self._llm.sleep(level=1)
+            self._asleep = True
+
+    def wake(self) -> None:
+        """See ``Decoder.wake``. The cache's memory comes back with no keys and values in it, so no prefix may hit."""
+        if self._asleep:
+            self._llm.wake_up()
+            self._asleep = False
+            self._forget_prefixes()
+
     def close(self) -> None:
         """See ``Decoder.close``."""
         if self._llm is not None:
@@ -227,6 +245,7 @@ class VllmDecoder:
         """VLLM's outputs in the order of the prompts, for greedy requests that stop at EOS."""
         from vllm import SamplingParams
 
+        self.wake()
         params = SamplingParams(
             temperature=0.0,
             stop_token_ids=[self._eos],

@@ -19,7 +19,7 @@ class Stages(Protocol):
         """This iteration's training examples."""
 
     def start_decoding(self, iteration: int, policy: AdapterCheckpoint, examples: Sequence[Example]) -> Any:
-        """Begin to decode the policy's own answers; returns at once with a handle."""
+        """Decode the policy's own answers, or only begin to; returns a handle."""
 
     def train_sft(self, iteration: int, init: AdapterCheckpoint, examples: Sequence[Example]) -> AdapterCheckpoint:
         """Continue ``init`` on the targets of the examples."""
@@ -56,7 +56,7 @@ def run_self_play(config: RunConfig, stages: Stages) -> list[EvalResult]:
     evaluations.append(stages.evaluate("sft", policy))
     for iteration in range(config.selfplay.num_iterations):
         examples = stages.sample(iteration)
-        # Decoding needs only the policy before this iteration's SFT, so the SFT runs beside it.
+        # Decoding needs only the policy before this iteration's SFT, so the SFT may run beside it.
         decoding = stages.start_decoding(iteration, policy, examples) if config.selfplay.preference else None
         trained = stages.train_sft(iteration, policy, examples) if config.selfplay.sft else policy
         if config.selfplay.preference:

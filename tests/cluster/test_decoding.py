@@ -180,6 +180,22 @@ def test_two_chunks_per_decoder_are_in_flight_at_most(
     assert in_flight[-1] == 1
 
 
+def test_decoders_sleep_when_what_was_started_is_decoded_and_wake_for_the_next(
+    pool: DecoderPool, reference: TransformersDecoder, tiny: Any, rows: list[Row]
+) -> None:
+    pool.load_adapter(tiny.adapters[0])
+    expected = expected_rollouts(reference, tiny.adapters[0], rows)
+    pending = pool.start_decode(rows, **LIMITS)
+    pool.sleep()
+    assert pending._future.done()
+    assert_same(pending.result(), expected)
+    assert_same(pool.decode(rows, **LIMITS), expected)
+    pool.sleep()
+    pool.wake()
+    pool.wake()
+    assert_same(pool.decode(rows, **LIMITS), expected)
+
+
 def test_progress_is_logged_without_a_terminal(
     pool: DecoderPool, rows: list[Row], caplog: pytest.LogCaptureFixture
 ) -> None:

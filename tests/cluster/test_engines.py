@@ -1,6 +1,6 @@
-"""The canary: a decoder that does not hold the adapter it was given is found out before it decodes."""
+"""The canary, that finds out a decoder without its adapter, and the turns that decoders and trainers take."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +10,8 @@ import pytest
 from sprec_ray.cluster.decoding import DecodingError
 from sprec_ray.cluster.engines import Engines
 from sprec_ray.cluster.timeline import Clock
-from sprec_ray.config import RunConfig
+from sprec_ray.cluster.worker import TextSettings
+from sprec_ray.config import DecodingConfig, RunConfig
 from sprec_ray.types import AdapterCheckpoint, Example
 
 POLICY = AdapterCheckpoint(path="somewhere/sft", version=1)
@@ -64,3 +65,63 @@ def test_the_base_model_has_no_canary(tmp_path: Path) -> None:
     pool = FakePool(float("nan"))
     engines_with(pool, tmp_path).decode(None, [EXAMPLE], "model", beam_width=1, label="")
     assert pool.loaded is None
+
+
+class Turns:
+    """Decoders and a training group that write down what happens to them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, placement: str) -> None:
+        self.told: list[str] = []
+        config = RunConfig(decoding=DecodingConfig(placement=placement))  # type: ignore[arg-type]
+        self.engines = Engines(config, folder, Clock(folder))
+        self.engines.remember_canary(POLICY, CANARY)
+        monkeypatch.setattr("sprec_ray.cluster.engines.TrainingSession", self.session)
+        monkeypatch.setattr("sprec_ray.cluster.engines.DecoderPool", self.pool)
+        monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda path, **options: None)
+        monkeypatch.setattr(TextSettings, "encoder", lambda *_: SimpleNamespace(prompt=lambda history: [1, 2]))
+
+    def tell(self, what: str, answer: Any = None) -> Callable[..., Any]:
+        return lambda *_, **__: (self.told.append(what), answer)[1]
+
+    def session(self, *_: Any, **__: Any) -> Any:
+        self.told.append("workers launch")
+        return SimpleNamespace(run=self.tell("compute", {}), close=self.tell("workers end"))
+
+    def pool(self, *_: Any, **__: Any) -> Any:
+        self.told.append("decoders launch")
+        return SimpleNamespace(
+            wait_ready=lambda: "fake",
+            load_adapter=lambda adapter: None,
+            canary=lambda prompt, response: [CANARY["logp"]],
+            start_decode=self.tell("decode", SimpleNamespace(result=self.tell("decoded"))),
+            sleep=self.tell("sleep"),
+            wake=self.tell("wake"),
+            close=self.tell("decoders end"),
+        )
+
+    def run(self) -> list[str]:
+        """Two rounds of decoding and computing."""
+        for _ in range(2):
+            self.engines.decode(POLICY, [EXAMPLE], "model", beam_width=1, label="")
+            self.engines.embed(SimpleNamespace(), "")  # type: ignore[arg-type]
+        self.engines.close()
+        return self.told
+
+
+def test_side_by_side_nobody_waits_for_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch, end = ["workers launch", "decoders launch"], ["decoders end", "workers end"]
+    assert Turns(monkeypatch, tmp_path, "split").run() == [*launch, *["decode", "compute"] * 2, *end]
+
+
+def test_on_shared_gpus_decoders_sleep_while_workers_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch, end = ["workers launch", "decoders launch"], ["decoders end", "workers end"]
+    turn = ["wake", "decode", "decoded", "sleep", "compute"]
+    assert Turns(monkeypatch, tmp_path, "colocate").run() == [*launch, *turn * 2, *end]
+
+
+def test_one_after_the_other_each_ends_before_the_other_launches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoding = ["decoders launch", "decode", "decoded", "decoders end"]
+    computing = ["workers launch", "compute", "workers end"]
+    assert Turns(monkeypatch, tmp_path, "sequential").run() == [*decoding, *computing] * 2

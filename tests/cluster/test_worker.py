@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sprec_ray.cluster.worker import token_group
+from sprec_ray.cluster.worker import _give_back_memory, token_group
 from sprec_ray.data.prompts import render_prompt, render_response
 from sprec_ray.data.tokens import TokenEncoder
+from sprec_ray.training.phase import Worker
 from sprec_ray.types import PreferenceGroup
 
 
@@ -27,3 +30,12 @@ def test_every_response_of_a_row_is_whole_and_the_longest_decides_on_the_prompt(
     assert tokenizer.decode(group.prompt) == render_prompt(["Emma"], template="short", noun="book")
     assert group.num_positions <= limit + 8
     assert (encoder.num_truncated_prompts, encoder.num_long_responses) == (1, 1)
+
+
+def test_only_a_worker_on_a_gpu_returns_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    emptied: list[str] = []
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: emptied.append("cache"))
+    _give_back_memory(Worker(0, 1, torch.device("cpu")))
+    assert emptied == []
+    _give_back_memory(Worker(0, 1, torch.device("cuda")))
+    assert emptied == ["cache"]

@@ -222,6 +222,52 @@ def test_the_models_own_generation_config_does_not_leak(decoder: Decoder, tiny_m
     assert runs[0] == runs[1]
 
 
+def test_a_sleeping_decoder_wakes_for_any_call_with_its_adapter(decoder: Decoder, tiny_model: TinyModel) -> None:
+    first, second = tiny_model.adapters
+    prompt, response = tiny_model.prompts[2], (17, 40, 5, 1)
+    awake = {}
+    for adapter in (second, first):
+        decoder.load_adapter(adapter)
+        awake[adapter] = decoder.score(prompt, response)
+    decoder.sleep()
+    decoder.sleep()
+    assert decoder.score(prompt, response) == awake[first]
+    decoder.sleep()
+    decoder.load_adapter(second)
+    assert decoder.score(prompt, response) == awake[second]
+    decoder.sleep()
+    decoder.wake()
+    decoder.wake()
+    decoder.load_adapter(first)
+    found = decoder.decode([prompt], beam_width=2, max_new_tokens=4)
+    decoder.sleep()
+    assert decoder.decode([prompt], beam_width=2, max_new_tokens=4) == found
+    assert decoder.score(prompt, response) == awake[first]
+
+
+def test_the_transformers_decoder_sleeps_in_the_cpus_memory(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU: the model's moves are written down, and its device is the CPU."""
+    decoder = TransformersDecoder(decoder_model(tiny_model.path), use_gpu=False)
+    moves: list[str] = []
+    monkeypatch.setattr(decoder._model, "to", lambda device: moves.append(str(device)))
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: moves.append("empty"))
+    decoder.sleep()
+    assert moves == []
+    decoder._device = torch.device("cuda")
+    decoder.sleep()
+    decoder.sleep()
+    assert moves == ["cpu", "empty"]
+    decoder.load_adapter(None)
+    decoder.wake()
+    assert moves == ["cpu", "empty", "cuda"]
+    decoder.sleep()
+    with pytest.raises(ValueError, match="max_model_len"):
+        decoder.decode([[5] * 200], beam_width=1, max_new_tokens=1)
+    assert moves == ["cpu", "empty", "cuda"] * 2
+
+
 def broken_adapter(tiny_model: TinyModel, folder: Path, *, fault: str) -> AdapterCheckpoint:
     path = folder / "adapter"
     shutil.copytree(tiny_model.adapters[0].path, path)

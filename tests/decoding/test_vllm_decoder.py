@@ -3,7 +3,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,6 +95,61 @@ def test_what_vllm_is_told_of_4_bit_weights(
     quantised, plain = vllm_options
     assert quantised == {**plain, "quantization": "bitsandbytes", "load_format": "bitsandbytes"}
     assert (quantised["dtype"], quantised["enable_lora"], quantised["max_lora_rank"]) == ("bfloat16", True, 8)
+
+
+@pytest.mark.parametrize("placement", ["split", "colocate", "sequential"])
+@pytest.mark.parametrize("platform_can_sleep", [True, False])
+@pytest.mark.parametrize("use_gpu", [True, False])
+def test_vllm_is_made_to_sleep_only_where_gpus_are_shared_and_it_can(
+    tiny_model: TinyModel,
+    monkeypatch: pytest.MonkeyPatch,
+    vllm_options: list[dict[str, Any]],
+    placement: str,
+    platform_can_sleep: bool,
+    use_gpu: bool,
+) -> None:
+    config = DecodingConfig(placement=placement, kv_cache_gib=0.1)  # type: ignore[arg-type]
+    platform = SimpleNamespace(is_sleep_mode_available=lambda: platform_can_sleep)
+    monkeypatch.setattr("vllm.platforms.current_platform", platform)
+    monkeypatch.setattr(vllm_decoder, "_check_head_size", lambda config: None)
+    VllmDecoder(config, decoder_model(tiny_model.path), use_gpu=use_gpu, merge_adapters=not use_gpu, seed=0)
+    (options,) = vllm_options
+    assert options["enable_sleep_mode"] == (placement == "colocate" and platform_can_sleep and use_gpu)
+
+
+def test_vllm_wakes_with_an_empty_cache_before_it_takes_an_adapter(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a recorder for an engine, as if on a GPU."""
+    told: list[str] = []
+
+    def tell(what: str) -> Callable[..., bool]:
+        return lambda *_, **options: (told.append(what + str(options.get("level", ""))), True)[1]
+
+    engine = SimpleNamespace(add_lora=tell("add"), remove_lora=tell("remove"))
+    names = {"sleep": "sleep", "wake_up": "wake", "reset_prefix_cache": "forget"}
+    llm = SimpleNamespace(llm_engine=engine, **{name: tell(what) for name, what in names.items()})
+    monkeypatch.setattr("vllm.LLM", lambda path, **options: llm)
+    platform = SimpleNamespace(is_sleep_mode_available=lambda: True)
+    monkeypatch.setattr("vllm.platforms.current_platform", platform)
+    decoder = VllmDecoder(
+        DecodingConfig(placement="colocate"),
+        decoder_model(tiny_model.path),
+        use_gpu=True,
+        merge_adapters=False,
+        seed=0,
+    )
+    decoder.load_adapter(tiny_model.adapters[0])
+    told.clear()
+    decoder.sleep()
+    decoder.sleep()
+    decoder.load_adapter(tiny_model.adapters[0])
+    decoder.wake()
+    assert told == ["sleep1", "wake", "forget"]
+    decoder.sleep()
+    decoder.load_adapter(tiny_model.adapters[1])
+    assert told[3:6] == ["sleep1", "wake", "forget"]
+    assert "add" in told[6:]
 
 
 @pytest.mark.usefixtures("vllm_options")

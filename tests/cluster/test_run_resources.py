@@ -1,0 +1,58 @@
+"""What a cluster must have before a run starts."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import ray
+
+from sprec_ray.cluster import run
+from sprec_ray.config import ConfigError, DecodingConfig, RunConfig, TrainingConfig
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What a cluster that runs already has: 8 CPUs and 4 GPUs."""
+    resources = {"CPU": 8.0, "GPU": 4.0}
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    return resources
+
+
+def config(placement: str, *, num_workers: int, num_decoders: int) -> RunConfig:
+    return RunConfig(
+        training=TrainingConfig(num_workers=num_workers, gpus_per_worker=1),
+        decoding=DecodingConfig(
+            engine="vllm",
+            placement=placement,  # type: ignore[arg-type]
+            num_decoders=num_decoders,
+            gpus_per_decoder=1,
+        ),
+    )
+
+
+@pytest.mark.usefixtures("cluster")
+def test_side_by_side_workers_and_decoders_ask_for_the_sum() -> None:
+    for placement in ("split", "colocate"):
+        run._connect(config(placement, num_workers=2, num_decoders=2))
+        with pytest.raises(ConfigError, match=r"ask for 5 GPUs, the cluster has 4"):
+            run._connect(config(placement, num_workers=4, num_decoders=1))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_one_after_the_other_they_ask_for_the_larger_part() -> None:
+    run._connect(config("sequential", num_workers=4, num_decoders=4))
+    with pytest.raises(ConfigError, match=r"ask for 5 GPUs, the cluster has 4"):
+        run._connect(config("sequential", num_workers=1, num_decoders=5))
+
+
+def test_a_ray_of_its_own_has_a_cpu_more_than_the_engines_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(run, "_init_ray", lambda *, num_cpus: asked.append(num_cpus))
+    for placement in ("split", "sequential"):
+        run._connect(RunConfig(decoding=DecodingConfig(placement=placement, num_decoders=2)))  # type: ignore[arg-type]
+    assert asked == [4, 3]
