@@ -137,6 +137,8 @@ class DecodingConfig:
     num_decoders: PositiveInt = 1
     cpus_per_decoder: PositiveFloat = 1.0
     gpus_per_decoder: NonNegativeFloat = 0.0
+    tensor_parallel_size: PositiveInt = 1
+    """GPUs that a vLLM engine spreads one model over; above 1 each decoder reserves as many whole GPUs."""
     chunk_size: PositiveInt = 64
     """Prompts handed to a decoder at a time."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
@@ -144,6 +146,11 @@ class DecodingConfig:
     """Size of the key-value cache of a vLLM engine on a CPU."""
     canary_tolerance: PositiveFloat = 0.05
     """Largest difference (nats per token) between a decoder's and the trainer's log-probability of one response."""
+
+    @property
+    def reserved_gpus(self) -> float:
+        """GPUs that Ray reserves for one decoder."""
+        return self.gpus_per_decoder * self.tensor_parallel_size
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -224,6 +231,8 @@ class RunConfig:
                 )
         if self.model.quantization == "nf4":
             self._check_nf4()
+        if self.decoding.tensor_parallel_size > 1:
+            self._check_tensor_parallel()
         if self.model.scratch.hidden_size % (2 * self.model.scratch.num_heads):
             raise ValueError("model.scratch.hidden_size must be a multiple of twice model.scratch.num_heads")
         return self
@@ -236,3 +245,16 @@ class RunConfig:
             )
         if self.training.zero_stage == 3:
             raise ValueError("model.quantization=nf4 cannot have training.zero_stage=3; set training.zero_stage=2")
+
+    def _check_tensor_parallel(self) -> None:
+        size = self.decoding.tensor_parallel_size
+        if self.decoding.engine == "transformers" or self.decoding.gpus_per_decoder != 1:
+            raise ValueError(
+                f"decoding.tensor_parallel_size={size} needs vLLM on {size} whole GPUs per decoder: set "
+                "decoding.engine=vllm and decoding.gpus_per_decoder=1, or decoding.tensor_parallel_size=1"
+            )
+        if self.decoding.placement == "colocate":
+            raise ValueError(
+                f"decoding.placement=colocate lets a decoder share one GPU, and decoding.tensor_parallel_size={size} "
+                "takes several whole ones; set decoding.placement=sequential or split"
+            )

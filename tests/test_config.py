@@ -219,3 +219,25 @@ def test_a_name_that_yaml_reads_as_a_number_is_a_name() -> None:
 def test_values_that_cannot_run_are_refused(override: str) -> None:
     with pytest.raises(ConfigError, match=override.split("=")[0].split(".")[-1]):
         load_config([override])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["decoding.engine=transformers", "decoding.gpus_per_decoder=1"],
+        ["decoding.engine=vllm"],
+        ["decoding.gpus_per_decoder=0.5"],
+        ["decoding.gpus_per_decoder=2"],
+    ],
+)
+def test_tensor_parallel_decoding_needs_vllm_on_whole_gpus(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"decoding.tensor_parallel_size=2 needs vLLM on 2 whole GPUs[^\n]*$"):
+        load_config([*arguments, "decoding.tensor_parallel_size=2"])
+
+
+def test_a_tensor_parallel_decoder_shares_no_gpu() -> None:
+    arguments = ["decoding.tensor_parallel_size=2", "decoding.gpus_per_decoder=1"]
+    assert load_config(arguments).decoding.reserved_gpus == 2
+    assert load_config([*arguments, "decoding.placement=sequential"]).decoding.reserved_gpus == 2
+    with pytest.raises(ConfigError, match=r"set decoding.placement=sequential or split[^\n]*$"):
+        load_config([*arguments, "decoding.placement=colocate"])

@@ -112,7 +112,7 @@ class DecoderPool:
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         actor_class = ray.remote(DecoderActor).options(
             num_cpus=config.cpus_per_decoder,
-            num_gpus=config.gpus_per_decoder,
+            num_gpus=config.reserved_gpus,
             max_restarts=_MAX_RESTARTS,
             max_task_retries=_MAX_RESTARTS,
             runtime_env={"env_vars": environment},

@@ -86,6 +86,7 @@ class Engines:
                 lora_rank=model.lora.rank,
                 trust_remote_code=model.trust_remote_code,
                 quantization=model.quantization,
+                tensor_parallel_size=self._config.decoding.tensor_parallel_size,
             ),
             seed=self._config.seed,
         )

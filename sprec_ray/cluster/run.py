@@ -22,6 +22,7 @@ from sprec_ray.cluster.pipeline import RayStages, Split
 from sprec_ray.cluster.results import read_results, write_results
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import config_to_dict, flatten, read_yaml
+from sprec_ray.decoding.decoder import resolve_engine
 from sprec_ray.selfplay.loop import run_self_play
 from sprec_ray.types import EvalResult
 
@@ -143,6 +144,11 @@ def _check_paths(config: RunConfig) -> None:
             "evaluation.grounding=sentence needs sentence-transformers: pip install 'sprec-ray[sentence]', or set "
             "evaluation.grounding=policy"
         )
+    if resolve_engine(config.decoding) == "transformers" and config.decoding.tensor_parallel_size > 1:
+        raise ConfigError(
+            f"decoding.tensor_parallel_size={config.decoding.tensor_parallel_size} needs vLLM, which is not installed; "
+            "install it, or set decoding.tensor_parallel_size=1"
+        )
     if config.decoding.engine == "vllm" and importlib.util.find_spec("vllm") is None:
         raise ConfigError("decoding.engine=vllm needs vLLM, which is not installed; use decoding.engine=transformers")
     if model != "scratch":
@@ -235,7 +241,7 @@ def _connect(config: RunConfig) -> bool:
     training, decoding = config.training, config.decoding
     together = max if decoding.placement == "sequential" else add
     cpus = together(training.num_workers * training.cpus_per_worker, decoding.num_decoders * decoding.cpus_per_decoder)
-    gpus = together(training.num_workers * training.gpus_per_worker, decoding.num_decoders * decoding.gpus_per_decoder)
+    gpus = together(training.num_workers * training.gpus_per_worker, decoding.num_decoders * decoding.reserved_gpus)
     started = not ray.is_initialized() and _init_ray(num_cpus=max(os.cpu_count() or 1, int(cpus) + 1))
     have = ray.cluster_resources()
     for key, needed, name in (("CPU", cpus, "CPUs"), ("GPU", gpus, "GPUs")):

@@ -35,6 +35,8 @@ class DecoderModel:
     lora_rank: int = 16
     trust_remote_code: bool = False
     quantization: Literal["none", "nf4"] = "none"
+    tensor_parallel_size: int = 1
+    """GPUs that hold one model together (vLLM only)."""
 
     def check_request(self, prompts: Sequence[Sequence[int]], *, beam_width: int, max_new_tokens: int) -> None:
         """Raise ValueError for work beyond what the decoder was made for."""

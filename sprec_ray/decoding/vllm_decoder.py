@@ -84,6 +84,8 @@ class VllmDecoder:
                     f"model.lora.rank={model.lora_rank} exceeds vLLM's largest, {_LORA_RANKS[-1]}; lower it"
                 )
             options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
+        if model.tensor_parallel_size > 1:  # processes of this actor: Ray shows them the GPUs that it reserved
+            options |= {"tensor_parallel_size": model.tensor_parallel_size, "distributed_executor_backend": "mp"}
         if model.quantization == "nf4":
             options |= nf4_options(model, config_of_model, merge_adapters=merge_adapters)
         self._llm: Any = vllm.LLM(

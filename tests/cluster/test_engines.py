@@ -125,3 +125,15 @@ def test_one_after_the_other_each_ends_before_the_other_launches(
     decoding = ["decoders launch", "decode", "decoded", "decoders end"]
     computing = ["workers launch", "compute", "workers end"]
     assert Turns(monkeypatch, tmp_path, "sequential").run() == [*decoding, *computing] * 2
+
+
+def test_a_decoder_reserves_the_gpus_of_its_tensor_parallel_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr("sprec_ray.cluster.engines.DecoderPool", lambda *arguments, seed: told.extend(arguments))
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda path, **options: None)
+    config = DecodingConfig(engine="vllm", tensor_parallel_size=2, gpus_per_decoder=1)
+    with pytest.raises(AttributeError):  # None is no pool
+        Engines(RunConfig(decoding=config), tmp_path, Clock(tmp_path))._start_decoders("model")
+    assert (told[0].reserved_gpus, told[1].tensor_parallel_size) == (2, 2)

@@ -20,7 +20,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return resources
 
 
-def config(placement: str, *, num_workers: int, num_decoders: int) -> RunConfig:
+def config(placement: str, *, num_workers: int, num_decoders: int, tensor_parallel_size: int = 1) -> RunConfig:
     return RunConfig(
         training=TrainingConfig(num_workers=num_workers, gpus_per_worker=1),
         decoding=DecodingConfig(
@@ -28,6 +28,7 @@ def config(placement: str, *, num_workers: int, num_decoders: int) -> RunConfig:
             placement=placement,  # type: ignore[arg-type]
             num_decoders=num_decoders,
             gpus_per_decoder=1,
+            tensor_parallel_size=tensor_parallel_size,
         ),
     )
 
@@ -47,6 +48,13 @@ def test_one_after_the_other_they_ask_for_the_larger_part() -> None:
         run._connect(config("sequential", num_workers=1, num_decoders=5))
 
 
+@pytest.mark.usefixtures("cluster")
+def test_a_tensor_parallel_decoder_asks_for_all_its_gpus() -> None:
+    run._connect(config("split", num_workers=2, num_decoders=1, tensor_parallel_size=2))
+    with pytest.raises(ConfigError, match=r"ask for 6 GPUs, the cluster has 4"):
+        run._connect(config("split", num_workers=2, num_decoders=1, tensor_parallel_size=4))
+
+
 def test_a_ray_of_its_own_has_a_cpu_more_than_the_engines_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
@@ -56,3 +64,10 @@ def test_a_ray_of_its_own_has_a_cpu_more_than_the_engines_hold(monkeypatch: pyte
     for placement in ("split", "sequential"):
         run._connect(RunConfig(decoding=DecodingConfig(placement=placement, num_decoders=2)))  # type: ignore[arg-type]
     assert asked == [4, 3]
+
+
+def test_tensor_parallel_decoding_needs_an_installed_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    decoding = DecodingConfig(tensor_parallel_size=2, gpus_per_decoder=1)
+    with pytest.raises(ConfigError, match=r"^decoding.tensor_parallel_size=2 needs vLLM, which is not installed"):
+        run._check_paths(RunConfig(decoding=decoding))

@@ -97,6 +97,14 @@ def test_what_vllm_is_told_of_4_bit_weights(
     assert (quantised["dtype"], quantised["enable_lora"], quantised["max_lora_rank"]) == ("bfloat16", True, 8)
 
 
+def test_what_vllm_is_told_of_several_gpus(tiny_model: TinyModel, vllm_options: list[dict[str, Any]]) -> None:
+    for size in (1, 2):
+        model = dataclasses.replace(decoder_model(tiny_model.path), tensor_parallel_size=size)
+        VllmDecoder(CONFIG, model, use_gpu=True, merge_adapters=False, seed=0)
+    one, two = vllm_options
+    assert two == {**one, "tensor_parallel_size": 2, "distributed_executor_backend": "mp"}
+
+
 @pytest.mark.parametrize("placement", ["split", "colocate", "sequential"])
 @pytest.mark.parametrize("platform_can_sleep", [True, False])
 @pytest.mark.parametrize("use_gpu", [True, False])
