@@ -187,6 +187,7 @@ class TransformersDecoder:
     @contextmanager
     def _shared_tree(self, num_rows: int) -> Iterator[TreeModel]:
         """The model with our attention while the block lasts."""
+        self.wake()
         own = self._model.config._attn_implementation
         self._model.set_attn_implementation(_TREE_ATTENTION)
 

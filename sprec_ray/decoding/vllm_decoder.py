@@ -190,6 +190,7 @@ class VllmDecoder:
             yield TreePaths(self._score_paths, num_rows=num_rows)
 
     def _shared_tree(self, num_rows: int) -> AbstractContextManager[TreeModel]:
+        self.wake()
         return vllm_tree(self._llm, num_rows=num_rows, lora_request=self._lora_request)
 
     def _score_paths(self, paths: Sequence[Sequence[int]], next_tokens: Sequence[Longs]) -> list[Floats]:
