@@ -129,11 +129,14 @@ def read_rollouts(path: Path) -> list[Rollout]:
     rows = read_rows(path, Rollout)
     try:
         return [
-            dataclasses.replace(row, hypotheses=tuple(Hypothesis(**dict(values)) for values in row.hypotheses))  # type: ignore[call-overload]
-            for row in rows
+            dataclasses.replace(row, hypotheses=tuple(_hypothesis(values) for values in row.hypotheses)) for row in rows
         ]
     except (ValueError, TypeError) as error:
         raise ArtifactError(f"{path} is damaged ({error}); delete the folder and run again") from None
+
+
+def _hypothesis(values: Any) -> Hypothesis:
+    return Hypothesis(**{key: _frozen(value) for key, value in dict(values).items()})
 
 
 def as_eval_result(values: Mapping[str, Any]) -> EvalResult:

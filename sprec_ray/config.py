@@ -130,6 +130,15 @@ class DecodingConfig:
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """``auto`` takes vLLM where it is installed; the report says which ran."""
+    search: Literal["exact", "beam", "free"] = "exact"
+    """How answers are found: the most probable titles of the catalogue, those that beams over it find, or free beams,
+    whose answers may be no titles."""
+    beam_width: PositiveInt = 10
+    """Least beams of a ``beam`` search."""
+    max_search_tokens: PositiveInt = 1024
+    """Tokens that an ``exact`` search computes for a prompt before it goes on as beams; the report counts such rows."""
+    renormalize: bool = False
+    """Rank by probabilities among the tokens that the catalogue allows, instead of over the whole vocabulary."""
     placement: Literal["split", "colocate", "sequential"] = "split"
     """``split``: decoding runs beside training. ``colocate``: they take turns on shared GPUs, decoders asleep while
     workers compute. ``sequential``: each ends before the other launches. The results are the same; see operations.md.
@@ -161,9 +170,14 @@ class SelfPlayConfig:
     num_examples: PositiveInt = 2048
     """Training examples drawn in each iteration."""
     num_negatives: PositiveInt = 1
-    """Rejected titles per example; 2N beams are decoded to find them."""
-    negatives: Literal["self_play", "random"] = "self_play"
-    """``random`` is the ablation RN (and DPO with random negatives)."""
+    """Rejected titles per example; 2N answers are decoded to find them."""
+    negatives: Literal["beam", "greedy", "sample", "random"] = "beam"
+    """The policy's 2N best answers, its best one, 2N that are drawn from it without replacement; ``random`` titles are
+    the ablation RN (and DPO with random negatives)."""
+    temperature: PositiveFloat = 1.0
+    """Of ``sample``."""
+    exclude_history: bool = False
+    """Never reject a title that the user has already met."""
     random_ratio: Share = 0.0
     """Share of the self-play negatives that is replaced by uniformly drawn titles (section 5.4.1)."""
     sft: bool = True
@@ -177,8 +191,9 @@ class EvaluationConfig:
     """What is measured after each policy."""
 
     k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 5)
-    grounding: Literal["policy", "sentence"] = "policy"
-    """Embedding of titles: the policy's last hidden state, or a sentence-transformers model."""
+    grounding: Literal["search", "policy", "sentence"] = "search"
+    """What makes a ranking of titles: the search itself; or the answer's neighbours in an embedding of titles, the
+    policy's last hidden state or a sentence-transformers model."""
     sentence_model: str = "sentence-transformers/paraphrase-MiniLM-L3-v2"
     num_genres: PositiveInt = 10
     """Genres kept for MGU and DGU: the most popular in train, none a parent of another."""
@@ -214,6 +229,7 @@ class RunConfig:
                 f"selfplay.num_negatives={self.selfplay.num_negatives} needs preference.loss=softmax_dpo; "
                 f"{self.preference.loss} takes one rejected title"
             )
+        self._check_search()
         if self.data.source != "demo" and not self.data.path:
             raise ValueError(f"data.source={self.data.source} needs data.path=FOLDER")
         if abs(sum(self.data.split) - 1) > 1e-9:
@@ -236,6 +252,21 @@ class RunConfig:
         if self.model.scratch.hidden_size % (2 * self.model.scratch.num_heads):
             raise ValueError("model.scratch.hidden_size must be a multiple of twice model.scratch.num_heads")
         return self
+
+    def _check_search(self) -> None:
+        free = self.decoding.search == "free"
+        if free and self.evaluation.grounding == "search":
+            raise ValueError(
+                "evaluation.grounding=search ranks titles of the catalogue, and decoding.search=free finds none; set "
+                "evaluation.grounding=policy or decoding.search=exact"
+            )
+        if free and self.selfplay.negatives == "sample":
+            raise ValueError("selfplay.negatives=sample draws titles of the catalogue; set decoding.search=exact")
+        if self.selfplay.negatives == "greedy" and self.selfplay.num_negatives > 1:
+            raise ValueError(
+                f"selfplay.negatives=greedy gives one answer, and selfplay.num_negatives={self.selfplay.num_negatives} "
+                "asks for more; set selfplay.negatives=beam"
+            )
 
     def _check_nf4(self) -> None:
         if not self.training.gpus_per_worker or not self.decoding.gpus_per_decoder:

@@ -50,6 +50,8 @@ class Hypothesis:
     logp: float
     num_tokens: int
     finished: bool
+    same_tokens: tuple[str, ...] = ()
+    """Further titles that the tokenizer makes the same tokens of, of an answer from the catalogue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,8 @@ class Rollout:
 
     example_id: str
     hypotheses: tuple[Hypothesis, ...]
+    gap: float | None = None
+    """Nats by which an item that is not among them can be more probable than the last; None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,11 +34,13 @@ def test_the_paper_preset_differs_from_the_paper_in_nothing(monkeypatch: pytest.
     assert differences_from_paper(flatten(config_to_dict(config))) == []
 
 
-def test_the_reference_preset_differs_from_the_paper_in_the_reference_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_preset_differs_from_the_paper_in_the_reference_policy_and_its_greedy_negatives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(ROOT)
     config = load_config(["configs/goodreads.yaml", "configs/presets/reference.yaml", "data.path=folder"])
     found = differences_from_paper(flatten(config_to_dict(config)))
-    assert found == [("preference.reference", "post_sft", "pre_sft")]
+    assert found == [("preference.reference", "post_sft", "pre_sft"), ("selfplay.negatives", "greedy", "beam")]
 
 
 def test_the_reference_preset_takes_the_4_bit_weights_of_the_published_code(monkeypatch: pytest.MonkeyPatch) -> None:

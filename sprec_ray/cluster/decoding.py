@@ -8,20 +8,26 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from math import isnan
 from types import TracebackType
 from typing import Any
 
 import ray
 
+from sprec_ray.cluster.catalog_index import CatalogIndex
 from sprec_ray.cluster.progress import DecodeProgress, IsValid
 from sprec_ray.config import DecodingConfig
 from sprec_ray.decoding.decoder import Decoder, DecoderModel, make_decoder
+from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.types import AdapterCheckpoint, Hypothesis, Rollout
 
 logger = logging.getLogger(__name__)
 
 PromptRow = tuple[str, Sequence[int]]
 """An example's id and the token ids of its prompt."""
+
+Answers = tuple[tuple[Hypothesis, ...], float | None]
+"""A prompt's hypotheses, and their gap (``Rollout.gap``)."""
 
 _MAX_RESTARTS = 2
 """How often a dead decoder is started again, and its chunk decoded again."""
@@ -38,7 +44,7 @@ class DecodingError(RuntimeError):
 class DecoderActor:
     """Hosts a ``Decoder`` in a Ray actor. Every call carries its adapter, so a restarted actor decodes with it too."""
 
-    def __init__(self, config: DecodingConfig, model: DecoderModel, *, seed: int) -> None:
+    def __init__(self, config: DecodingConfig, model: DecoderModel, index: CatalogIndex | None, *, seed: int) -> None:
         import torch
         from transformers.utils import logging as transformers_logging
 
@@ -46,6 +52,7 @@ class DecoderActor:
         torch.set_num_threads(_num_threads(config))
         self._decoder: Decoder = make_decoder(config, model, use_gpu=config.gpus_per_decoder > 0, seed=seed)
         self._adapter: AdapterCheckpoint | None = None
+        self._index = index
 
     def engine(self) -> str:
         """The engine's name and version."""
@@ -69,15 +76,30 @@ class DecoderActor:
         *,
         beam_width: int,
         max_new_tokens: int,
-    ) -> list[tuple[Hypothesis, ...]]:
-        """The hypotheses of a chunk under the adapter."""
+    ) -> list[Answers]:
+        """The hypotheses of a chunk under the adapter, in free text."""
         self.load_adapter(adapter)
-        return self._decoder.decode(prompts, beam_width=beam_width, max_new_tokens=max_new_tokens)
+        decoded = self._decoder.decode(prompts, beam_width=beam_width, max_new_tokens=max_new_tokens)
+        return [(hypotheses, None) for hypotheses in decoded]
 
-    def score(self, adapter: AdapterCheckpoint | None, prompt: Sequence[int], response: Sequence[int]) -> float:
-        """The log-probability of a response under the adapter, in nats."""
+    def search(
+        self,
+        adapter: AdapterCheckpoint | None,
+        prompts: Sequence[Sequence[int]],
+        *,
+        search: CatalogSearch,
+        seeds: Sequence[int],
+    ) -> list[Answers]:
+        """The catalogue's answers to a chunk under the adapter."""
+        assert self._index is not None
         self.load_adapter(adapter)
-        return self._decoder.score(prompt, response)
+        answers = self._decoder.search(self._index.trie, prompts, search, seeds=seeds)
+        return [(self._index.hypotheses(found), None if isnan(found.gap) else found.gap) for found in answers]
+
+    def score(self, adapter: AdapterCheckpoint | None, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
+        """The log-probability of a response under the adapter, in nats: as ``decode`` and as ``search`` compute it."""
+        self.load_adapter(adapter)
+        return [self._decoder.score(prompt, response, tree=tree) for tree in (False, True)]
 
     def sleep(self) -> None:
         """Leave the GPU to a trainer."""
@@ -106,7 +128,9 @@ class DecoderPool:
     depend on the number of decoders or the chunk size, up to float noise in their log-probabilities.
     """
 
-    def __init__(self, config: DecodingConfig, model: DecoderModel, *, seed: int) -> None:
+    def __init__(
+        self, config: DecodingConfig, model: DecoderModel, *, seed: int, index: CatalogIndex | None = None
+    ) -> None:
         threads = str(_num_threads(config))
         # Two engines that each take every core run slower than one.
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -118,7 +142,10 @@ class DecoderPool:
             runtime_env={"env_vars": environment},
         )
         self._chunk_size = config.chunk_size
-        self._actors: list[Any] = [actor_class.remote(config, model, seed=seed) for _ in range(config.num_decoders)]
+        shared = None if index is None else ray.put(index)  # the decoders of a machine read one copy of its arrays
+        self._actors: list[Any] = [
+            actor_class.remote(config, model, shared, seed=seed) for _ in range(config.num_decoders)
+        ]
         self._adapter: AdapterCheckpoint | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoding")
         self._closed = threading.Event()
@@ -161,9 +188,23 @@ class DecoderPool:
 
         ``label`` heads the progress bar; ``is_valid`` tells which texts count as valid there.
         """
-        limits = {"beam_width": beam_width, "max_new_tokens": max_new_tokens}
-        progress = partial(DecodeProgress, label, len(rows), is_valid)
-        return PendingDecode(self._thread.submit(self._decode, list(rows), self._adapter, limits, progress))
+
+        def submit(actor: Any, prompts: list[list[int]], _: range) -> Any:
+            return actor.decode.remote(adapter, prompts, beam_width=beam_width, max_new_tokens=max_new_tokens)
+
+        adapter, progress = self._adapter, partial(DecodeProgress, label, len(rows), is_valid)
+        return PendingDecode(self._thread.submit(self._decode, list(rows), submit, progress))
+
+    def start_search(
+        self, rows: Sequence[PromptRow], search: CatalogSearch, *, label: str = "searching"
+    ) -> PendingDecode:
+        """Start to search the catalogue for the rows, as ``start_decode`` does; a row's place is its sample's seed."""
+
+        def submit(actor: Any, prompts: list[list[int]], places: range) -> Any:
+            return actor.search.remote(adapter, prompts, search=search, seeds=list(places))
+
+        adapter, progress = self._adapter, partial(DecodeProgress, label, len(rows))
+        return PendingDecode(self._thread.submit(self._decode, list(rows), submit, progress))
 
     def sleep(self) -> None:
         """Leave the GPUs to the trainers, once everything started is decoded."""
@@ -174,10 +215,9 @@ class DecoderPool:
         _get([actor.wake.remote() for actor in self._actors])
 
     def canary(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
-        """Each decoder's log-probability of a response under the current adapter, in nats."""
+        """Each decoder's log-probabilities of a response under the current adapter, in nats, one per way it decodes."""
         scores = [actor.score.remote(self._adapter, list(prompt), list(response)) for actor in self._actors]
-        logps: list[float] = _get(scores)
-        return logps
+        return [logp for logps in _get(scores) for logp in logps]
 
     def close(self) -> None:
         """Stop the decoders; a decode that is still pending fails."""
@@ -190,8 +230,7 @@ class DecoderPool:
     def _decode(
         self,
         rows: list[PromptRow],
-        adapter: AdapterCheckpoint | None,
-        limits: dict[str, int],
+        start_chunk: Callable[[Any, list[list[int]], range], Any],
         start_progress: Callable[[], DecodeProgress],
     ) -> list[Rollout]:
         rollouts: dict[int, Rollout] = {}
@@ -201,8 +240,9 @@ class DecoderPool:
         def submit(actor: Any) -> None:
             start = next(starts, None)
             if start is not None:
-                prompts = [list(prompt) for _, prompt in rows[start : start + self._chunk_size]]
-                in_flight[actor.decode.remote(adapter, prompts, **limits)] = (start, actor)
+                places = range(start, min(start + self._chunk_size, len(rows)))
+                prompts = [list(rows[place][1]) for place in places]
+                in_flight[start_chunk(actor, prompts, places)] = (start, actor)
 
         for _ in range(_CHUNKS_PER_DECODER):
             for actor in self._actors:
@@ -214,10 +254,9 @@ class DecoderPool:
                 for reference in done:
                     start, actor = in_flight.pop(reference)
                     (chunk,) = _get([reference])
-                    for offset, hypotheses in enumerate(chunk):
-                        example_id, _ = rows[start + offset]
-                        rollouts[start + offset] = Rollout(example_id=example_id, hypotheses=hypotheses)
-                    progress.advance(chunk)
+                    for place, (hypotheses, gap) in enumerate(chunk, start):
+                        rollouts[place] = Rollout(example_id=rows[place][0], hypotheses=hypotheses, gap=gap)
+                    progress.advance([hypotheses for hypotheses, _ in chunk])
                     submit(actor)
         finally:
             progress.close()

@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sprec_ray.artifacts import Stage, write_json, write_rows
+from sprec_ray.cluster.catalog_index import catalog_index
 from sprec_ray.cluster.decoding import DecoderPool, DecodingError, PendingDecode
 from sprec_ray.cluster.progress import IsValid
+from sprec_ray.cluster.searches import max_beam_width
 from sprec_ray.cluster.timeline import Clock
 from sprec_ray.cluster.training import TrainingSession
 from sprec_ray.cluster.worker import EmbedTask, TextSettings, TrainTask
 from sprec_ray.config import RunConfig
 from sprec_ray.decoding.decoder import DecoderModel
+from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.training.phase import Phase
 from sprec_ray.types import AdapterCheckpoint, Example, PreferenceGroup
 
@@ -27,12 +30,15 @@ logger = logging.getLogger(__name__)
 class Engines:
     """Trains, decodes and embeds for the stages, and times what it does."""
 
-    def __init__(self, config: RunConfig, folder: Path, clock: Clock) -> None:
-        self._config, self._folder, self._clock = config, folder, clock
+    def __init__(
+        self, config: RunConfig, folder: Path, clock: Clock, titles: Callable[[], Sequence[str]] = tuple
+    ) -> None:
+        self._config, self._folder, self._clock, self._titles = config, folder, clock, titles
         self._lock = threading.RLock()
         self._canaries: dict[str, dict[str, Any]] = {}
         self._pool: DecoderPool | None = None
         self._encoder: Any = None
+        self._room: int | None = None
         self.decoder_name = ""
         """Name and version of the decoding engine, once it has started."""
         self.text = TextSettings(
@@ -76,19 +82,31 @@ class Engines:
         self._encoder = self.text.encoder(
             AutoTokenizer.from_pretrained(model_path, trust_remote_code=model.trust_remote_code)
         )
+        max_model_len = model.max_prompt_tokens + model.max_response_tokens
+        self._room, index = None, None
+        if self._config.decoding.search != "free":
+            index = catalog_index(
+                self._encoder,
+                self._titles(),
+                folder=self._folder.parent / "cache" / "catalogs",
+                max_tokens=max_model_len // 2,
+            )
+            # As in training, a title that is longer than max_response_tokens takes its room from prompts.
+            self._room = min(model.max_prompt_tokens, max_model_len - index.trie.depth)
         pool = DecoderPool(
             self._config.decoding,
             DecoderModel(
                 path=model_path,
                 dtype=model.dtype,
-                max_model_len=model.max_prompt_tokens + model.max_response_tokens,
-                max_beam_width=2 * self._config.selfplay.num_negatives,
+                max_model_len=max_model_len,
+                max_beam_width=max_beam_width(self._config),
                 lora_rank=model.lora.rank,
                 trust_remote_code=model.trust_remote_code,
                 quantization=model.quantization,
                 tensor_parallel_size=self._config.decoding.tensor_parallel_size,
             ),
             seed=self._config.seed,
+            index=index,
         )
         self._pool = pool
         self.decoder_name = pool.wait_ready()
@@ -157,25 +175,29 @@ class Engines:
         examples: Sequence[Example],
         model_path: str,
         *,
-        beam_width: int,
+        search: CatalogSearch | int,
         label: str,
         is_valid: IsValid | None = None,
     ) -> PendingDecode:
         """Begin to decode the examples' prompts under a policy, once the decoders prove that they hold it.
 
-        Where decoding must not overlap training it is done on return. ``is_valid`` is for the progress bar. Raises
-        DecodingError when a decoder's log-probability of the canary differs from the trainer's.
+        ``search`` is what to look for in the catalogue, or how many free beams to decode. Where decoding must not
+        overlap training it is done on return. ``is_valid`` is for the progress bar. Raises DecodingError when a
+        decoder's log-probability of the canary differs from the trainer's.
         """
         with self._lock:
             pool = self._decoders_turn(model_path)
-            rows = [(example.example_id, self._encoder.prompt(example.history)) for example in examples]
+            rows = [
+                (example.example_id, self._encoder.prompt(example.history, room=self._room)) for example in examples
+            ]
             pool.load_adapter(policy)
             if policy is not None:
                 self._check_canary(pool, policy)
-            max_new_tokens = self._config.model.max_response_tokens
-            pending = pool.start_decode(
-                rows, beam_width=beam_width, max_new_tokens=max_new_tokens, label=label, is_valid=is_valid
-            )
+            if isinstance(search, CatalogSearch):
+                pending = pool.start_search(rows, search, label=label)
+            else:
+                new = self._config.model.max_response_tokens
+                pending = pool.start_decode(rows, beam_width=search, max_new_tokens=new, label=label, is_valid=is_valid)
         if not self.overlaps:
             pending.result()
         return pending

@@ -16,9 +16,15 @@ from sprec_ray.artifacts import Stage, write_json
 from sprec_ray.cluster.worker import EmbedTask
 from sprec_ray.config import RunConfig
 from sprec_ray.data.catalog import Catalog
-from sprec_ray.data.prompts import render_prompt
+from sprec_ray.data.prompts import parse_response, render_prompt
 from sprec_ray.data.sequences import derive_rng
-from sprec_ray.evaluation.evaluate import EvaluationTask, evaluate_predictions, evaluate_ranking, rank_by_embedding
+from sprec_ray.evaluation.evaluate import (
+    EvaluationTask,
+    evaluate_predictions,
+    evaluate_ranking,
+    rank_by_embedding,
+    rank_lists,
+)
 from sprec_ray.evaluation.grounding import Embedder, sentence_embedder
 from sprec_ray.evaluation.metrics import kept_genres
 from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, Rollout
@@ -57,7 +63,7 @@ class Evaluator:
     def evaluate(
         self, label: str, policy: AdapterCheckpoint | None, rollouts: Sequence[Rollout], stage: Stage
     ) -> EvalResult:
-        """Ground the first hypothesis of every row and measure it.
+        """Rank titles by the hypotheses of every row and measure them.
 
         ``predictions.json`` and ``grounded.json`` in the stage's folder, and the ``catalog`` folder beside it, are what
         ``jobs.score_predictions`` reads: it must give the same numbers.
@@ -65,11 +71,13 @@ class Evaluator:
         self.waited_s = 0.0
         self._write_catalog(stage.path.parent / "catalog")
         generated = [rollout.hypotheses[0].text for rollout in rollouts]
-        if self._config.evaluation.grounding == "sentence":
+        if self._config.evaluation.grounding == "search":
+            ranking = rank_lists([_titles(rollout) for rollout in rollouts], self._task)
+        elif self._config.evaluation.grounding == "sentence":
             embed = sentence_embedder(self._config.evaluation.sentence_model)
+            ranking = rank_by_embedding(generated, self._task, embed)
         else:
-            embed = self._policy_embedder(label, policy, stage.path)
-        ranking = rank_by_embedding(generated, self._task, embed)
+            ranking = rank_by_embedding(generated, self._task, self._policy_embedder(label, policy, stage.path))
         data = self._config.data
         write_json(
             stage.path / "predictions.json",
@@ -82,7 +90,7 @@ class Evaluator:
                 for example, text in zip(self._test, generated, strict=True)
             ],
         )
-        ranked = [[ranking.names[index] for index in row] for row in ranking.ranked_BK]
+        ranked = [[ranking.names[index] for index in row if index >= 0] for row in ranking.ranked_BK]
         write_json(stage.path / "grounded.json", ranked)
         return evaluate_ranking(label, ranking, self._task, generated=generated)
 
@@ -127,3 +135,9 @@ class Evaluator:
             return vectors
 
         return embed
+
+
+def _titles(rollout: Rollout) -> list[str]:
+    """The titles that a rollout names, best first; titles of the same tokens one after the other."""
+    named = ((parse_response(hypothesis.text), *hypothesis.same_tokens) for hypothesis in rollout.hypotheses)
+    return [title for titles in named for title in titles if title is not None]

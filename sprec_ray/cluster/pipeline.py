@@ -18,11 +18,13 @@ from sprec_ray.cluster.decoding import PendingDecode
 from sprec_ray.cluster.engines import Engines
 from sprec_ray.cluster.evaluation import Evaluator
 from sprec_ray.cluster.language_model import pretrained_model, sft_groups
+from sprec_ray.cluster.searches import evaluation_search, negatives_search
 from sprec_ray.cluster.timeline import Clock
 from sprec_ray.config import ConfigError, PhaseConfig, PreferenceConfig, RunConfig
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import parse_response
 from sprec_ray.data.sequences import derive_rng
+from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.selfplay.negatives import mix_random, random_groups, self_play_groups
 from sprec_ray.training.phase import Phase
 from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, PreferenceGroup, Rollout
@@ -38,7 +40,7 @@ class RayStages:
     def __init__(self, config: RunConfig, folder: Path, *, split: Split = "test") -> None:
         self.config, self.folder, self.split = config, folder, split
         self.clock = Clock(folder)
-        self.engines = Engines(config, folder, self.clock)
+        self.engines = Engines(config, folder, self.clock, lambda: self.catalog.titles)
         self._evaluations = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
         self._pending: list[Future[EvalResult]] = []
 
@@ -100,8 +102,6 @@ class RayStages:
         yield summary
         stage.finish(summary)
 
-    # The loop's stages ------------------------------------------------------------------------------------------
-
     def first_sft(self) -> AdapterCheckpoint:
         """A_0: SFT of a fresh adapter on all training examples."""
         return self._sft(Stage(self.folder / "sft"), None, self.train_examples, version=1, name="sft")
@@ -116,15 +116,15 @@ class RayStages:
     def start_decoding(
         self, iteration: int, policy: AdapterCheckpoint, examples: Sequence[Example]
     ) -> Callable[[], dict[str, Rollout]] | None:
-        """Begin to decode 2N beams for each example; None when the iteration's negatives are random."""
+        """Begin to decode answers to the examples; None when the negatives are random."""
         if self.config.selfplay.negatives == "random" or Stage(self._iteration(iteration) / "groups").is_finished:
             return None
         stage = Stage(self._iteration(iteration) / "rollouts")
         if stage.is_finished:
             return lambda: _by_example(read_rollouts(stage.path / "rollouts.jsonl"))
         start = time.time()
-        width = 2 * self.config.selfplay.num_negatives
-        pending = self._decode(policy, examples, beam_width=width, label=f"iteration {iteration}: decoding")
+        search = negatives_search(self.config, iteration)
+        pending = self._decode(policy, examples, search=search, label=f"iteration {iteration}: decoding")
 
         @cache
         def finish() -> dict[str, Rollout]:
@@ -163,7 +163,9 @@ class RayStages:
                 num_negatives=selfplay.num_negatives,
                 parse=parse_response,
                 titles=frozenset(titles),
+                exclude_history=selfplay.exclude_history,
             )
+            counts["inexact"] = sum(bool(rollout.gap) for rollout in rollouts.values())
             groups = mix_random(groups, ratio=selfplay.random_ratio, titles=titles, rng=rng)
         if counts.get("top_equal_to_target", 0) > 0.5 * len(examples):
             logger.warning("iteration %d: more than half of the policy's first answers are the targets", iteration)
@@ -186,12 +188,12 @@ class RayStages:
     ) -> AdapterCheckpoint:
         """Continue ``init`` on the groups, measured against ``reference``."""
         stage = Stage(self._iteration(iteration) / "preference")
-        name, version = f"iteration {iteration}: {self.config.preference.loss}", 2 * iteration + 3
+        name = f"iteration {iteration}: {self.config.preference.loss}"
         if not stage.is_finished:
             phase = self._phase(stage, self.config.preference, init, reference)
             with self._stage(stage, name) as summary:
                 summary.update(self.engines.train(stage, phase, groups, name))
-        return self._adapter(stage, version)
+        return self._adapter(stage, 2 * iteration + 3)
 
     def evaluate(self, label: str, policy: AdapterCheckpoint | None) -> Callable[[], EvalResult]:
         """Begin to measure a policy, beside what comes next where that may be; returns what waits for the result."""
@@ -206,8 +208,6 @@ class RayStages:
         if not self.engines.overlaps:
             self._pending[-1].result()
         return self._pending[-1].result
-
-    # How they are done ------------------------------------------------------------------------------------------
 
     def _iteration(self, iteration: int) -> Path:
         return self.folder / f"iteration-{iteration}"
@@ -249,15 +249,16 @@ class RayStages:
         return adapter
 
     def _decode(
-        self, policy: AdapterCheckpoint | None, examples: Sequence[Example], *, beam_width: int, label: str
+        self, policy: AdapterCheckpoint | None, examples: Sequence[Example], *, search: CatalogSearch | int, label: str
     ) -> PendingDecode:
         path, valid = self.model_path, lambda text: parse_response(text) in self.catalog
-        return self.engines.decode(policy, examples, path, beam_width=beam_width, label=label, is_valid=valid)
+        return self.engines.decode(policy, examples, path, search=search, label=label, is_valid=valid)
 
     def _evaluate(self, stage: Stage, label: str, policy: AdapterCheckpoint | None) -> EvalResult:
         start = time.time()
         name = f"{label}: {self.split} rows"
-        rollouts = self._decode(policy, self.measured_examples, beam_width=1, label=name).result()
+        search = evaluation_search(self.config)
+        rollouts = self._decode(policy, self.measured_examples, search=search, label=name).result()
         self.clock.add(name, "decode", start, time.time() - start)
         start = time.time()
         with self._stage(stage, f"{label}: evaluation") as summary:

@@ -58,6 +58,12 @@ class TokenEncoder:
         self.num_truncated_prompts += 1
         return ids[: room // 2] + ids[-(room - room // 2) :]
 
+    def responses(self, titles: Sequence[str]) -> list[list[int]]:
+        """The token ids of many titles' responses at once, as ``response`` gives them."""
+        texts = [render_response(title) for title in titles]
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return [[*row, self.tokenizer.eos_token_id] for row in ids]
+
     def response(self, title: str) -> list[int]:
         """The token ids of a title's response, end-of-sequence token last."""
         ids: list[int] = self.tokenizer(render_response(title), add_special_tokens=False)["input_ids"]

@@ -26,11 +26,10 @@ from transformers import (
 from sprec_ray.decoding.decoder import DecoderModel
 from sprec_ray.decoding.free_beams import make_hypothesis
 from sprec_ray.decoding.lora import parameter_shapes, read_lora
-from sprec_ray.decoding.ranking import rank_catalog, score_responses
 from sprec_ray.decoding.request import CatalogSearch
-from sprec_ray.decoding.search import Found, search_catalog
+from sprec_ray.decoding.search import Found
+from sprec_ray.decoding.searcher import Searcher
 from sprec_ray.decoding.tree import Floats, Longs, TreeModel
-from sprec_ray.decoding.tree_paths import TreePaths, disagreement
 from sprec_ray.decoding.tree_rows import TreeRows
 from sprec_ray.decoding.trie import Trie
 from sprec_ray.quantization import quantized_loading
@@ -73,8 +72,14 @@ class TransformersDecoder:
         self._model.generation_config = GenerationConfig()
         self._shapes = parameter_shapes(self._model.config, trust_remote_code=model.trust_remote_code)
         self._hooks: list[RemovableHandle] = []
-        self._why_not_tree: str | None = None
-        self._is_checked = False
+        self._searcher = Searcher(
+            open_tree=self._shared_tree,
+            score=self.score,
+            score_paths=self._score_paths,
+            why_not=lambda: None,
+            tolerance=model.tolerance,
+            max_rows=_MAX_ROWS,
+        )
         self._asleep = False
 
     def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
@@ -118,22 +123,19 @@ class TransformersDecoder:
     ) -> list[Found]:
         """See ``Decoder.search``."""
         self._limits.check_search(prompts, trie)
-        with self._tree(trie, prompts) as tree:
-            return search_catalog(tree, trie, prompts, search, seeds=seeds, item_logps=item_logps)
+        return self._searcher.search(trie, prompts, search, seeds, item_logps)
 
     def rank(self, trie: Trie, prompts: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
         """See ``Decoder.rank``."""
         self._limits.check_search(prompts, trie)
-        with self._tree(trie, prompts) as tree:
-            return rank_catalog(tree, trie, prompts)
+        return self._searcher.rank(trie, prompts)
 
     @torch.inference_mode()
     def score(self, prompt: Sequence[int], response: Sequence[int], *, tree: bool = False) -> float:
         """See ``Decoder.score``."""
         self.wake()
-        if tree and self._why_not_tree is None:
-            with self._shared_tree(1) as shared:
-                return float(score_responses(shared, prompt, [response])[0])
+        if tree:
+            return self._searcher.score_in_tree(prompt, response)
         input_ids = torch.tensor([[*prompt, *response]], device=self._device)
         logits = self._model(input_ids=input_ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
         logps = logits.float().log_softmax(-1)
@@ -157,22 +159,6 @@ class TransformersDecoder:
         self._model = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-    @contextmanager
-    def _tree(self, trie: Trie, prompts: Sequence[Sequence[int]]) -> Iterator[TreeModel]:
-        """The model as a tree of tokens; whole paths where its attention is not one that we know."""
-        if not self._is_checked and prompts:
-            tolerance = self._limits.tolerance
-            self._why_not_tree = disagreement(self._shared_tree, self.score, trie, prompts[0], tolerance)
-            if self._why_not_tree is not None:
-                logger.warning("searching path by path, which is slower: %s", self._why_not_tree)
-            self._is_checked = True
-        num_rows = max(1, min(len(prompts), _MAX_ROWS))
-        if self._why_not_tree is None:
-            with self._shared_tree(num_rows) as tree:
-                yield tree
-        else:
-            yield TreePaths(self._score_paths, num_rows=num_rows)
 
     @torch.inference_mode()
     def _score_paths(self, paths: Sequence[Sequence[int]], next_tokens: Sequence[Longs]) -> list[Floats]:

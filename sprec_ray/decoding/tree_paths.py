@@ -3,41 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 
 import numpy as np
 
-from sprec_ray.decoding.ranking import score_responses
-from sprec_ray.decoding.tree import Floats, Longs, NewTokens, TreeModel, Wanted
-from sprec_ray.decoding.trie import Trie
+from sprec_ray.decoding.tree import Floats, Longs, NewTokens, Wanted
 
 ScorePaths = Callable[[Sequence[Sequence[int]], Sequence[Longs]], Sequence[Floats]]
 """For each path of token ids, the log-probabilities of some next tokens."""
-
-
-Score = Callable[[Sequence[int], Sequence[int]], float]
-"""The log-probability of a response to a prompt, by an engine's own way."""
-
-
-def disagreement(
-    open_tree: Callable[[int], AbstractContextManager[TreeModel]],
-    score: Score,
-    trie: Trie,
-    prompt: Sequence[int],
-    tolerance: float,
-) -> str | None:
-    """How far a tree is from the engine's own log-probabilities of two titles, if by more than the tolerance a token.
-
-    ``open_tree`` takes a number of rows. The engine may have no way of its own while a tree is open.
-    """
-    responses = [trie.tokens_to(int(leaf)) for leaf in trie.leaf_of_items()[trie.items[[0, -1]]]]
-    with open_tree(1) as tree:
-        logps = score_responses(tree, prompt, responses)
-    for response, logp in zip(responses, logps, strict=True):
-        expected = score(prompt, response)
-        if not abs(logp - expected) <= tolerance * len(response):
-            return f"a title has {logp:.4f} nats with the prompt shared and {expected:.4f} alone"
-    return None
 
 
 class TreePaths:

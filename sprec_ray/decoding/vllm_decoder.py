@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +16,10 @@ from transformers import AutoConfig, AutoTokenizer
 from sprec_ray.decoding.decoder import DecoderModel
 from sprec_ray.decoding.free_beams import BeamSearch, make_hypothesis
 from sprec_ray.decoding.lora import LoraWeights, parameter_shapes, read_lora
-from sprec_ray.decoding.ranking import rank_catalog, score_responses
 from sprec_ray.decoding.request import CatalogSearch
-from sprec_ray.decoding.search import Found, search_catalog
+from sprec_ray.decoding.search import Found
+from sprec_ray.decoding.searcher import Searcher
 from sprec_ray.decoding.tree import Floats, Longs, TreeModel
-from sprec_ray.decoding.tree_paths import TreePaths, disagreement
 from sprec_ray.decoding.trie import Trie
 from sprec_ray.decoding.vllm_engine import check_head_size, nf4_options, reload_weights, set_environment
 from sprec_ray.decoding.vllm_tree import vllm_tree, why_not_tree
@@ -68,7 +67,14 @@ class VllmDecoder:
             check_head_size(config_of_model)
         self._adapter: AdapterCheckpoint | None = None
         self._lora_request: Any = None
-        self._is_checked = False
+        self._searcher = Searcher(
+            open_tree=self._shared_tree,
+            score=self.score,
+            score_paths=self._score_paths,
+            why_not=lambda: why_not_tree(self._llm),
+            tolerance=model.tolerance,
+            max_rows=_MAX_ROWS,
+        )
         platform = vllm.platforms.current_platform
         self._can_sleep = use_gpu and config.placement == "colocate" and platform.is_sleep_mode_available()
         self._asleep = False
@@ -103,7 +109,6 @@ class VllmDecoder:
             enable_sleep_mode=self._can_sleep,
             **options,
         )
-        self._why_not_tree = why_not_tree(self._llm)
 
     def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
         """See ``Decoder.load_adapter``."""
@@ -163,31 +168,12 @@ class VllmDecoder:
     ) -> list[Found]:
         """See ``Decoder.search``."""
         self._limits.check_search(prompts, trie)
-        with self._tree(trie, prompts) as tree:
-            return search_catalog(tree, trie, prompts, search, seeds=seeds, item_logps=item_logps)
+        return self._searcher.search(trie, prompts, search, seeds, item_logps)
 
     def rank(self, trie: Trie, prompts: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]:
         """See ``Decoder.rank``."""
         self._limits.check_search(prompts, trie)
-        with self._tree(trie, prompts) as tree:
-            return rank_catalog(tree, trie, prompts)
-
-    @contextmanager
-    def _tree(self, trie: Trie, prompts: Sequence[Sequence[int]]) -> Iterator[TreeModel]:
-        """The engine's model as a tree of tokens, or requests for whole paths where it cannot be one."""
-        if not self._is_checked and prompts:
-            if self._why_not_tree is None:
-                tolerance = self._limits.tolerance
-                self._why_not_tree = disagreement(self._shared_tree, self.score, trie, prompts[0], tolerance)
-            if self._why_not_tree is not None:
-                logger.warning("searching by requests, which is slower: %s", self._why_not_tree)
-            self._is_checked = True
-        num_rows = max(1, min(len(prompts), _MAX_ROWS))
-        if self._why_not_tree is None:
-            with self._shared_tree(num_rows) as tree:
-                yield tree
-        else:
-            yield TreePaths(self._score_paths, num_rows=num_rows)
+        return self._searcher.rank(trie, prompts)
 
     def _shared_tree(self, num_rows: int) -> AbstractContextManager[TreeModel]:
         self.wake()
@@ -206,9 +192,8 @@ class VllmDecoder:
 
     def score(self, prompt: Sequence[int], response: Sequence[int], *, tree: bool = False) -> float:
         """See ``Decoder.score``. The last token is scored as the next one: a full context needs no room after it."""
-        if tree and self._why_not_tree is None:
-            with self._shared_tree(1) as shared:
-                return float(score_responses(shared, prompt, [response])[0])
+        if tree:
+            return self._searcher.score_in_tree(prompt, response)
         (output,) = self._generate(
             [[*prompt, *response[:-1]]], max_tokens=1, prompt_logprobs=0, logprob_token_ids=[response[-1]]
         )

@@ -16,22 +16,35 @@ def self_play_groups(
     num_negatives: int,
     parse: Callable[[str], str | None],
     titles: frozenset[str],
+    exclude_history: bool = False,
 ) -> tuple[list[PreferenceGroup], dict[str, int]]:
     """Groups whose rejected titles are the policy's own most probable answers, and the counts of all beams.
 
     arXiv 2412.09243 section 5.4.2: of the 2N beams, duplicates are dropped and the N most probable kept. The target
     is dropped too (the published code trains on pairs whose two sides are equal), and so are answers that are no
-    quoted title. Titles outside the catalogue are kept, since the policy did predict them, and counted.
+    quoted title, and with ``exclude_history`` the titles of the history. Titles outside the catalogue are kept, since
+    the policy did predict them, and counted.
     An example with fewer than N titles left gives a short group, one with none gives no group.
     """
     counts = dict.fromkeys(
-        ("beams", "invalid", "out_of_catalog", "equal_to_target", "duplicate", "short_groups", "no_group"), 0
+        (
+            "beams",
+            "invalid",
+            "out_of_catalog",
+            "equal_to_target",
+            "in_history",
+            "duplicate",
+            "short_groups",
+            "no_group",
+        ),
+        0,
     )
     counts["top_equal_to_target"] = counts["top_invalid"] = 0
     groups: list[PreferenceGroup] = []
     for example in examples:
         rejected: list[str] = []
         seen: set[str] = set()
+        history = frozenset(example.history)
         for place, hypothesis in enumerate(rollouts[example.example_id].hypotheses):
             title = parse(hypothesis.text)
             counts["beams"] += 1
@@ -40,9 +53,11 @@ def self_play_groups(
                 counts["top_invalid"] += place == 0
             elif title in seen:
                 counts["duplicate"] += 1
-            elif title == example.target:
+            elif example.target in (title, *hypothesis.same_tokens):
                 counts["equal_to_target"] += 1
                 counts["top_equal_to_target"] += place == 0
+            elif exclude_history and not history.isdisjoint((title, *hypothesis.same_tokens)):
+                counts["in_history"] += 1
             else:
                 counts["out_of_catalog"] += title not in titles
                 rejected.append(title)

@@ -48,7 +48,7 @@ def engines_with(pool: FakePool, folder: Path) -> Engines:
 
 def test_a_decoder_that_agrees_with_the_trainer_may_decode(tmp_path: Path) -> None:
     pool = FakePool(-3.0, -3.05)
-    pending = engines_with(pool, tmp_path).decode(POLICY, [EXAMPLE], "model", beam_width=2, label="")
+    pending = engines_with(pool, tmp_path).decode(POLICY, [EXAMPLE], "model", search=2, label="")
     assert str(pending) == "1 rows started"
     assert pool.loaded == POLICY
 
@@ -58,12 +58,12 @@ def test_one_decoder_that_disagrees_stops_the_run(wrong: float, tmp_path: Path) 
     """Two response tokens and a tolerance of 0.05 nats each: 0.1 nats may differ, 0.2 may not."""
     engines = engines_with(FakePool(-3.0, wrong), tmp_path)
     with pytest.raises(DecodingError, match=r"where the trainer gave -3.000 .* somewhere/sft: it does not hold"):
-        engines.decode(POLICY, [EXAMPLE], "model", beam_width=2, label="")
+        engines.decode(POLICY, [EXAMPLE], "model", search=2, label="")
 
 
 def test_the_base_model_has_no_canary(tmp_path: Path) -> None:
     pool = FakePool(float("nan"))
-    engines_with(pool, tmp_path).decode(None, [EXAMPLE], "model", beam_width=1, label="")
+    engines_with(pool, tmp_path).decode(None, [EXAMPLE], "model", search=1, label="")
     assert pool.loaded is None
 
 
@@ -102,7 +102,7 @@ class Turns:
     def run(self) -> list[str]:
         """Two rounds of decoding and computing."""
         for _ in range(2):
-            self.engines.decode(POLICY, [EXAMPLE], "model", beam_width=1, label="")
+            self.engines.decode(POLICY, [EXAMPLE], "model", search=1, label="")
             self.engines.embed(SimpleNamespace(), "")  # type: ignore[arg-type]
         self.engines.close()
         return self.told

@@ -19,6 +19,7 @@ ZERO = dict.fromkeys(
         "invalid",
         "out_of_catalog",
         "equal_to_target",
+        "in_history",
         "duplicate",
         "short_groups",
         "no_group",
@@ -44,7 +45,9 @@ def beams(*titles: str, unfinished: tuple[int, ...] = ()) -> Rollout:
     return rollout(*(render_response(title) for title in titles), unfinished=unfinished)
 
 
-def pair(found: Rollout, *, num_negatives: int) -> tuple[tuple[str, ...] | None, dict[str, int]]:
+def pair(
+    found: Rollout, *, num_negatives: int, exclude_history: bool = False
+) -> tuple[tuple[str, ...] | None, dict[str, int]]:
     """The rejected titles of the only group, or None without one, and the counts that are not 0."""
     groups, counts = self_play_groups(
         [EXAMPLE],
@@ -52,10 +55,27 @@ def pair(found: Rollout, *, num_negatives: int) -> tuple[tuple[str, ...] | None,
         num_negatives=num_negatives,
         parse=parse_response,
         titles=frozenset(TITLES),
+        exclude_history=exclude_history,
     )
     assert counts.keys() == ZERO.keys()
     assert all(group.chosen == "Dune" and group.history == EXAMPLE.history for group in groups)
     return (groups[0].rejected if groups else None), {name: count for name, count in counts.items() if count}
+
+
+def test_titles_of_the_history_are_negatives_unless_excluded() -> None:
+    found = beams("Ulysses", "Emma", "1984", "The Hobbit")
+    assert pair(found, num_negatives=2) == (("Ulysses", "Emma"), {"beams": 4})
+    rejected, counts = pair(found, num_negatives=2, exclude_history=True)
+    assert (rejected, counts) == (("Emma", "The Hobbit"), {"beams": 4, "in_history": 2})
+
+
+def test_an_answer_that_shares_the_targets_tokens_is_the_target() -> None:
+    """A tokenizer may make one text of two titles: such an answer names both."""
+    shared = Hypothesis(
+        text=render_response("DUNE"), logp=-1.0, num_tokens=5, finished=True, same_tokens=("Dune", "dune")
+    )
+    found = Rollout(example_id="7:1", hypotheses=(shared, *beams("Emma").hypotheses))
+    assert pair(found, num_negatives=1) == (("Emma",), {"beams": 2, "equal_to_target": 1, "top_equal_to_target": 1})
 
 
 def test_the_most_probable_answers_are_rejected_in_their_order() -> None:

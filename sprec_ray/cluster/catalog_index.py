@@ -1,0 +1,85 @@
+"""The catalogue as decoders search it: a trie of its titles' tokens, built once per tokenizer, and what leaves mean."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sprec_ray.data.prompts import render_response
+from sprec_ray.data.tokens import TokenEncoder
+from sprec_ray.decoding.search import Found
+from sprec_ray.decoding.trie import Trie, build_trie
+from sprec_ray.types import Hypothesis
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogIndex:
+    """The trie, and the titles of its items."""
+
+    trie: Trie
+    titles: tuple[str, ...]
+
+    def hypotheses(self, found: Found) -> tuple[Hypothesis, ...]:
+        """The answers as responses, written as the catalogue writes them; nothing is decoded to text."""
+        return tuple(
+            self._hypothesis(leaf, logp) for leaf, logp in zip(found.leaves.tolist(), found.logps.tolist(), strict=True)
+        )
+
+    def _hypothesis(self, leaf: int, logp: float) -> Hypothesis:
+        title, *also = (self.titles[item] for item in self.trie.items_below(leaf))
+        num_tokens = len(self.trie.tokens_to(leaf))
+        text = render_response(title)
+        return Hypothesis(text=text, logp=logp, num_tokens=num_tokens, finished=True, same_tokens=tuple(also))
+
+
+def catalog_index(encoder: TokenEncoder, titles: Sequence[str], *, folder: Path, max_tokens: int) -> CatalogIndex:
+    """The index of the titles, from the folder where an earlier run kept it, else built and kept there.
+
+    Titles of more than ``max_tokens`` tokens, which leave no room for a prompt, cannot be recommended: a warning says
+    how many. So it does for titles that the tokenizer makes the same tokens of: one answer then names all of them.
+    """
+    key = _key(encoder.tokenizer, titles, max_tokens)
+    where = folder / key[:16]
+    kept = where / "titles.json"
+    trie = Trie.read(where, key=key)
+    if trie is None:
+        responses = encoder.responses(titles)
+        short = [number for number, response in enumerate(responses) if len(response) <= max_tokens]
+        trie = build_trie([responses[number] for number in short], eos_token_id=encoder.tokenizer.eos_token_id)
+        where.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(short))
+        trie.write(where, key=key)
+    index = CatalogIndex(trie, tuple(titles[number] for number in json.loads(kept.read_text())))
+    _warn(index, titles, max_tokens)
+    return index
+
+
+def _warn(index: CatalogIndex, titles: Sequence[str], max_tokens: int) -> None:
+    if len(index.titles) < len(titles):
+        missing = sorted(set(titles) - set(index.titles))
+        logger.warning(
+            "%d titles have more than %d tokens and are never recommended (%.60s); raise model.max_prompt_tokens",
+            len(missing),
+            max_tokens,
+            missing[0],
+        )
+    num_leaves = int((index.trie.num_children_n == 0).sum())
+    if num_leaves < len(index.titles):
+        logger.warning(
+            "%d titles have the tokens of another one: the tokenizer cannot tell them apart; an answer names them all",
+            len(index.titles) - num_leaves,
+        )
+
+
+def _key(tokenizer: Any, titles: Sequence[str], max_tokens: int) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    made_of = json.dumps(tokenizer.get_vocab(), sort_keys=True) if backend is None else backend.to_str()
+    special = [tokenizer.eos_token_id, max_tokens, render_response("")]
+    return hashlib.sha256(json.dumps([made_of, special, list(titles)]).encode()).hexdigest()

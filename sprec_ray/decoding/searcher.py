@@ -1,0 +1,91 @@
+"""Catalogue search on an engine: over its tree where that agrees with the engine's own numbers, else path by path."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from sprec_ray.decoding.ranking import rank_catalog, score_responses
+from sprec_ray.decoding.request import CatalogSearch
+from sprec_ray.decoding.search import Found, search_catalog
+from sprec_ray.decoding.tree import Floats, TreeModel
+from sprec_ray.decoding.tree_paths import ScorePaths, TreePaths
+from sprec_ray.decoding.trie import Trie
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Searcher:
+    """What an engine gives, and the search on it."""
+
+    open_tree: Callable[[int], AbstractContextManager[TreeModel]]
+    """A tree of so many rows; while it is open the engine need not have a way of its own."""
+    score: Callable[[Sequence[int], Sequence[int]], float]
+    """The log-probability of a response to a prompt, the engine's own way."""
+    score_paths: ScorePaths
+    why_not: Callable[[], str | None]
+    """A reason known beforehand not to use the tree."""
+    tolerance: float
+    """Nats per token by which tree and engine may differ."""
+    max_rows: int
+    """Prompts searched together, at most."""
+    is_checked: bool = False
+    why_not_tree: str | None = None
+    """Why paths are scored one by one; None: they are not."""
+
+    def search(
+        self,
+        trie: Trie,
+        prompts: Sequence[Sequence[int]],
+        search: CatalogSearch,
+        seeds: Sequence[int] | None,
+        item_logps: Floats | None,
+    ) -> list[Found]:
+        """See ``Decoder.search``."""
+        if not prompts:
+            return []
+        with self._tree(trie, prompts) as tree:
+            return search_catalog(tree, trie, prompts, search, seeds=seeds, item_logps=item_logps)
+
+    def rank(self, trie: Trie, prompts: Sequence[Sequence[int]]) -> Floats:
+        """See ``Decoder.rank``."""
+        with self._tree(trie, prompts) as tree:
+            return rank_catalog(tree, trie, prompts)
+
+    def score_in_tree(self, prompt: Sequence[int], response: Sequence[int]) -> float:
+        """The log-probability of a response to a prompt, the way of ``search``."""
+        self._check(prompt, response)
+        if self.why_not_tree is not None:
+            return self.score(prompt, response)
+        with self.open_tree(1) as tree:
+            return float(score_responses(tree, prompt, [response])[0])
+
+    @contextmanager
+    def _tree(self, trie: Trie, prompts: Sequence[Sequence[int]]) -> Iterator[TreeModel]:
+        self._check(prompts[0], trie.tokens_to(trie.num_nodes - 1))
+        num_rows = min(len(prompts), self.max_rows)
+        if self.why_not_tree is not None:
+            yield TreePaths(self.score_paths, num_rows=num_rows)
+            return
+        with self.open_tree(num_rows) as tree:
+            yield tree
+
+    def _check(self, prompt: Sequence[int], response: Sequence[int]) -> None:
+        """Compare once a tree of two branches, the response and the same backwards, with the engine's own numbers."""
+        if not self.is_checked:
+            self.is_checked = True
+            self.why_not_tree = self.why_not() or self._disagreement(prompt, [tuple(response), tuple(response)[::-1]])
+            if self.why_not_tree is not None:
+                logger.warning("searching path by path, which is slower: %s", self.why_not_tree)
+
+    def _disagreement(self, prompt: Sequence[int], responses: Sequence[Sequence[int]]) -> str | None:
+        with self.open_tree(1) as tree:
+            logps = score_responses(tree, prompt, responses)
+        for response, logp in zip(responses, logps, strict=True):
+            expected = self.score(prompt, response)
+            if not abs(logp - expected) <= self.tolerance * len(response):
+                return f"a response has {logp:.4f} nats with the prompt shared and {expected:.4f} alone"
+        return None
