@@ -44,7 +44,7 @@ class DecodingError(RuntimeError):
 class DecoderActor:
     """Hosts a ``Decoder`` in a Ray actor. Every call carries its adapter, so a restarted actor decodes with it too."""
 
-    def __init__(self, config: DecodingConfig, model: DecoderModel, index: CatalogIndex | None, *, seed: int) -> None:
+    def __init__(self, config: DecodingConfig, model: DecoderModel, index: Sequence[Any] = (), *, seed: int) -> None:
         import torch
         from transformers.utils import logging as transformers_logging
 
@@ -52,7 +52,7 @@ class DecoderActor:
         torch.set_num_threads(_num_threads(config))
         self._decoder: Decoder = make_decoder(config, model, use_gpu=config.gpus_per_decoder > 0, seed=seed)
         self._adapter: AdapterCheckpoint | None = None
-        self._index = index
+        self._index: CatalogIndex | None = ray.get(index[0]) if index else None
 
     def engine(self) -> str:
         """The engine's name and version."""
@@ -142,9 +142,11 @@ class DecoderPool:
             runtime_env={"env_vars": environment},
         )
         self._chunk_size = config.chunk_size
-        shared = None if index is None else ray.put(index)  # the decoders of a machine read one copy of its arrays
+        # The decoders of a machine read one copy of the index. It is kept here for those that start again, and wrapped:
+        # Ray would take it for an argument that may be lost.
+        self._index = [] if index is None else [ray.put(index)]
         self._actors: list[Any] = [
-            actor_class.remote(config, model, shared, seed=seed) for _ in range(config.num_decoders)
+            actor_class.remote(config, model, self._index, seed=seed) for _ in range(config.num_decoders)
         ]
         self._adapter: AdapterCheckpoint | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoding")
@@ -196,14 +198,19 @@ class DecoderPool:
         return PendingDecode(self._thread.submit(self._decode, list(rows), submit, progress))
 
     def start_search(
-        self, rows: Sequence[PromptRow], search: CatalogSearch, *, label: str = "searching"
+        self,
+        rows: Sequence[PromptRow],
+        search: CatalogSearch,
+        *,
+        label: str = "searching",
+        is_valid: IsValid | None = None,
     ) -> PendingDecode:
         """Start to search the catalogue for the rows, as ``start_decode`` does; a row's place is its sample's seed."""
 
         def submit(actor: Any, prompts: list[list[int]], places: range) -> Any:
             return actor.search.remote(adapter, prompts, search=search, seeds=list(places))
 
-        adapter, progress = self._adapter, partial(DecodeProgress, label, len(rows))
+        adapter, progress = self._adapter, partial(DecodeProgress, label, len(rows), is_valid)
         return PendingDecode(self._thread.submit(self._decode, list(rows), submit, progress))
 
     def sleep(self) -> None:

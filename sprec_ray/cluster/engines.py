@@ -194,7 +194,7 @@ class Engines:
             if policy is not None:
                 self._check_canary(pool, policy)
             if isinstance(search, CatalogSearch):
-                pending = pool.start_search(rows, search, label=label)
+                pending = pool.start_search(rows, search, label=label, is_valid=is_valid)
             else:
                 new = self._config.model.max_response_tokens
                 pending = pool.start_decode(rows, beam_width=search, max_new_tokens=new, label=label, is_valid=is_valid)

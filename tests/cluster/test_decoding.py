@@ -3,26 +3,29 @@ from __future__ import annotations
 import logging
 import os
 import re
-import runpy
 import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import ray
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sprec_ray.cluster.catalog_index import CatalogIndex
 from sprec_ray.cluster.decoding import DecoderActor, DecoderPool, DecodingError
 from sprec_ray.cluster.engines import Engines
 from sprec_ray.cluster.timeline import Clock
 from sprec_ray.config import DecodingConfig, RunConfig
+from sprec_ray.data.prompts import render_response
 from sprec_ray.decoding.decoder import DecoderModel
 from sprec_ray.decoding.hf_decoder import TransformersDecoder
+from sprec_ray.decoding.request import CatalogSearch
+from sprec_ray.decoding.trie import build_trie
 from sprec_ray.types import AdapterCheckpoint, Example, Rollout
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
@@ -30,14 +33,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 WIDTH, NUM_NEW_TOKENS = 3, 8
 LIMITS = {"beam_width": WIDTH, "max_new_tokens": NUM_NEW_TOKENS}
 Row = tuple[str, tuple[int, ...]]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The tiny model of tests/decoding, which is not on this folder's path."""
-    torch.set_num_threads(1)  # beside busy actors, more threads wait for each other a hundred times longer
-    helpers = runpy.run_path(str(Path(__file__).parents[1] / "decoding" / "tiny_llama.py"))
-    return helpers["build_tiny_model"](tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +77,16 @@ def assert_same(found: list[Rollout], expected: list[Rollout]) -> None:
         )
 
 
+def tiny_index(tiny: Any) -> CatalogIndex:
+    tokenizer = AutoTokenizer.from_pretrained(tiny.path)
+    titles = ("Dune", "Emma", "Ulysses", "The Hobbit", "1984", "Émile")
+    responses = [
+        [*tokenizer(render_response(title), add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        for title in titles
+    ]
+    return CatalogIndex(build_trie(responses, eos_token_id=tokenizer.eos_token_id), titles)
+
+
 def test_rollouts_are_in_order_and_those_of_one_decoder(
     pool: DecoderPool, reference: TransformersDecoder, tiny: Any, rows: list[Row]
 ) -> None:
@@ -107,7 +112,7 @@ def test_the_canary_is_every_decoders_score(pool: DecoderPool, reference: Transf
     prompt, response = tiny.prompts[0], (17, 40, 5, 1)
     pool.load_adapter(tiny.adapters[1])
     reference.load_adapter(tiny.adapters[1])
-    assert pool.canary(prompt, response) == pytest.approx([reference.score(prompt, response)] * 2, abs=1e-4)
+    assert pool.canary(prompt, response) == pytest.approx([reference.score(prompt, response)] * 4, abs=1e-4)
 
 
 def test_errors_are_one_line(pool: DecoderPool, tiny: Any) -> None:
@@ -145,6 +150,37 @@ def test_a_decoder_killed_while_it_decodes_changes_nothing(pool: DecoderPool, ti
     restarted = ray.get([actor.process_id.remote() for actor in pool._actors])
     assert restarted[0] != process_ids[0]
     assert restarted[1] == process_ids[1]
+
+
+@pytest.mark.parametrize("kind", ["exact", "beam", "sample"])
+def test_a_search_in_the_pool_is_the_decoders_whatever_the_chunks_and_whoever_is_killed(
+    tiny: Any, reference: TransformersDecoder, rows: list[Row], kind: Literal["exact", "beam", "sample"]
+) -> None:
+    search = CatalogSearch(kind=kind, num_answers=3)
+    index = tiny_index(tiny)
+    prompts = [prompt for _, prompt in rows]
+    reference.load_adapter(tiny.adapters[0])
+    found = reference.search(index.trie, prompts, search, seeds=range(len(rows)))
+    expected = [index.hypotheses(answers) for answers in found]
+    with DecoderPool(pool_config(chunk_size=2, num_decoders=2), decoder_model(tiny), seed=0, index=index) as pool:
+        pool.load_adapter(tiny.adapters[0])
+        process_id = ray.get(pool._actors[0].process_id.remote())
+        killed: list[str] = []
+
+        def kill(text: str) -> bool:
+            if not killed:
+                os.kill(process_id, signal.SIGKILL)
+            killed.append(text)
+            return True
+
+        rollouts = pool.start_search(rows, search, is_valid=kill).result()
+        assert ray.get(pool._actors[0].process_id.remote()) != process_id
+    assert [rollout.example_id for rollout in rollouts] == [name for name, _ in rows]
+    assert len(killed) == len(rows)
+    for rollout, hypotheses in zip(rollouts, expected, strict=True):
+        assert [answer.text for answer in rollout.hypotheses] == [answer.text for answer in hypotheses]
+        assert [answer.logp for answer in rollout.hypotheses] == pytest.approx([h.logp for h in hypotheses], abs=1e-4)
+        assert rollout.gap == (None if search.kind == "beam" else 0.0)
 
 
 @pytest.mark.parametrize(("num_decoders", "chunk_size"), [(1, 1), (1, 64), (2, 1), (2, 2), (2, 64)])
@@ -223,12 +259,12 @@ def test_an_adapter_that_is_silently_not_applied_is_found_out(
     logp = float(logps.gather(1, torch.tensor(response)[:, None]).sum())
     engines = Engines(RunConfig(), tmp_path, Clock(tmp_path))
     engines.__dict__["session"] = SimpleNamespace()
-    engines._encoder = SimpleNamespace(prompt=lambda history: prompt)
+    engines._encoder = SimpleNamespace(prompt=lambda history, room: prompt)
     engines.remember_canary(policy, {"prompt": prompt, "response": response, "logp": logp})
     example = Example(example_id="0", history=("Dune",), target="Emma")
     with DecoderPool(pool_config(), decoder_model(tiny), seed=0) as honest:
         engines._pool = honest
-        decode = partial(engines.decode, policy, [example], "model", beam_width=1, label="")
+        decode = partial(engines.decode, policy, [example], "model", search=1, label="")
         (rollout,) = decode().result()
         monkeypatch.setattr("sprec_ray.cluster.decoding.DecoderActor", Forgetful)
         with DecoderPool(pool_config(), decoder_model(tiny), seed=0) as forgetful:

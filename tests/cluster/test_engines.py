@@ -7,16 +7,22 @@ from typing import Any
 
 import pytest
 
+from sprec_ray.cluster.catalog_index import CatalogIndex
 from sprec_ray.cluster.decoding import DecodingError
 from sprec_ray.cluster.engines import Engines
 from sprec_ray.cluster.timeline import Clock
 from sprec_ray.cluster.worker import TextSettings
-from sprec_ray.config import DecodingConfig, RunConfig
+from sprec_ray.config import DecodingConfig, EvaluationConfig, RunConfig
+from sprec_ray.decoding.request import CatalogSearch
+from sprec_ray.decoding.trie import build_trie
 from sprec_ray.types import AdapterCheckpoint, Example
 
 POLICY = AdapterCheckpoint(path="somewhere/sft", version=1)
 CANARY = {"prompt": [1, 2, 3], "response": [4, 5], "logp": -3.0}
 EXAMPLE = Example(example_id="0", history=("Dune",), target="Emma")
+
+
+INDEX = CatalogIndex(build_trie([[5, 1]], eos_token_id=1), ("Emma",))
 
 
 class FakePool:
@@ -36,12 +42,15 @@ class FakePool:
     def start_decode(self, rows: Sequence[Any], **limits: Any) -> str:
         return f"{len(rows)} rows started"
 
+    def start_search(self, rows: Sequence[Any], search: CatalogSearch, **_: Any) -> str:
+        return f"{len(rows)} rows searched for {search.num_answers}"
+
 
 def engines_with(pool: FakePool, folder: Path) -> Engines:
     engines = Engines(RunConfig(), folder, Clock(folder))
     engines.__dict__["session"] = SimpleNamespace()
     engines._pool = pool  # type: ignore[assignment]
-    engines._encoder = SimpleNamespace(prompt=lambda history: [1, 2])
+    engines._encoder = SimpleNamespace(prompt=lambda history, room: [1, 2])
     engines.remember_canary(POLICY, CANARY)
     return engines
 
@@ -51,6 +60,14 @@ def test_a_decoder_that_agrees_with_the_trainer_may_decode(tmp_path: Path) -> No
     pending = engines_with(pool, tmp_path).decode(POLICY, [EXAMPLE], "model", search=2, label="")
     assert str(pending) == "1 rows started"
     assert pool.loaded == POLICY
+
+
+def test_the_catalogue_is_searched_where_that_is_asked_for(tmp_path: Path) -> None:
+    engines = engines_with(FakePool(-3.0), tmp_path)
+    assert (
+        str(engines.decode(POLICY, [EXAMPLE], "model", search=CatalogSearch(num_answers=3), label=""))
+        == "1 rows searched for 3"
+    )
 
 
 @pytest.mark.parametrize("wrong", [-3.2, -2.5, float("nan")])
@@ -72,13 +89,14 @@ class Turns:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, placement: str) -> None:
         self.told: list[str] = []
-        config = RunConfig(decoding=DecodingConfig(placement=placement))  # type: ignore[arg-type]
+        decoding = DecodingConfig(placement=placement, search="free")  # type: ignore[arg-type]
+        config = RunConfig(decoding=decoding, evaluation=EvaluationConfig(grounding="policy"))
         self.engines = Engines(config, folder, Clock(folder))
         self.engines.remember_canary(POLICY, CANARY)
         monkeypatch.setattr("sprec_ray.cluster.engines.TrainingSession", self.session)
         monkeypatch.setattr("sprec_ray.cluster.engines.DecoderPool", self.pool)
         monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda path, **options: None)
-        monkeypatch.setattr(TextSettings, "encoder", lambda *_: SimpleNamespace(prompt=lambda history: [1, 2]))
+        monkeypatch.setattr(TextSettings, "encoder", lambda *_: SimpleNamespace(prompt=lambda history, room: [1, 2]))
 
     def tell(self, what: str, answer: Any = None) -> Callable[..., Any]:
         return lambda *_, **__: (self.told.append(what), answer)[1]
@@ -131,8 +149,9 @@ def test_a_decoder_reserves_the_gpus_of_its_tensor_parallel_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
-    monkeypatch.setattr("sprec_ray.cluster.engines.DecoderPool", lambda *arguments, seed: told.extend(arguments))
+    monkeypatch.setattr("sprec_ray.cluster.engines.DecoderPool", lambda *arguments, **_: told.extend(arguments))
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda path, **options: None)
+    monkeypatch.setattr("sprec_ray.cluster.engines.catalog_index", lambda *_, **__: INDEX)
     config = DecodingConfig(engine="vllm", tensor_parallel_size=2, gpus_per_decoder=1)
     with pytest.raises(AttributeError):  # None is no pool
         Engines(RunConfig(decoding=config), tmp_path, Clock(tmp_path))._start_decoders("model")
