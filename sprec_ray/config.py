@@ -191,9 +191,10 @@ class EvaluationConfig:
     """What is measured after each policy."""
 
     k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 5)
-    grounding: Literal["search", "policy", "sentence"] = "search"
-    """What makes a ranking of titles: the search itself; or the answer's neighbours in an embedding of titles, the
-    policy's last hidden state or a sentence-transformers model."""
+    grounding: Literal["search", "ranking", "policy", "sentence"] = "search"
+    """What makes a ranking of titles: the search itself, or the probability of every title, which costs as many tokens
+    as the catalogue has; or the answer's neighbours in an embedding of titles, the policy's last hidden state or a
+    sentence-transformers model."""
     sentence_model: str = "sentence-transformers/paraphrase-MiniLM-L3-v2"
     num_genres: PositiveInt = 10
     """Genres kept for MGU and DGU: the most popular in train, none a parent of another."""
@@ -255,10 +256,11 @@ class RunConfig:
 
     def _check_search(self) -> None:
         free = self.decoding.search == "free"
-        if free and self.evaluation.grounding == "search":
+        grounding = self.evaluation.grounding
+        if free and grounding in {"search", "ranking"}:
             raise ValueError(
-                "evaluation.grounding=search ranks titles of the catalogue, and decoding.search=free finds none; set "
-                "evaluation.grounding=policy or decoding.search=exact"
+                f"evaluation.grounding={grounding} ranks titles of the catalogue, and decoding.search=free finds none; "
+                "set evaluation.grounding=policy or decoding.search=exact"
             )
         if free and self.selfplay.negatives == "sample":
             raise ValueError("selfplay.negatives=sample draws titles of the catalogue; set decoding.search=exact")

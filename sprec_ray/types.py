@@ -62,6 +62,10 @@ class Rollout:
     hypotheses: tuple[Hypothesis, ...]
     gap: float | None = None
     """Nats by which an item that is not among them can be more probable than the last; None where it is not known."""
+    target_rank: int | None = None
+    """How many titles of the catalogue are more probable than the target; None where not all were ranked."""
+    target_logp: float | None = None
+    """The target's log-probability in nats, where all titles were ranked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

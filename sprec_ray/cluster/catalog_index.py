@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sprec_ray.data.prompts import render_response
 from sprec_ray.data.tokens import TokenEncoder
 from sprec_ray.decoding.search import Found
+from sprec_ray.decoding.tree import Floats
 from sprec_ray.decoding.trie import Trie, build_trie
 from sprec_ray.types import Hypothesis
 
@@ -31,6 +34,24 @@ class CatalogIndex:
         return tuple(
             self._hypothesis(leaf, logp) for leaf, logp in zip(found.leaves.tolist(), found.logps.tolist(), strict=True)
         )
+
+    def ranked(self, logps_PI: Floats, targets: Sequence[str], num_answers: int) -> list[dict[str, Any]]:
+        """Rollouts' fields from the log-probabilities of all items; equal ones are in the catalogue's order."""
+        leaf_of, place_of = self.trie.leaf_of_items(), {title: place for place, title in enumerate(self.titles)}
+        rollouts = []
+        for logps, target in zip(logps_PI, targets, strict=True):
+            best: dict[int, float] = {}
+            for item in np.argsort(-logps, kind="stable").tolist():
+                best.setdefault(int(leaf_of[item]), float(logps[item]))
+                if len(best) == num_answers:
+                    break
+            hypotheses = tuple(self._hypothesis(leaf, logp) for leaf, logp in best.items())
+            rollout: dict[str, Any] = {"hypotheses": hypotheses, "gap": 0.0}
+            if target in place_of:
+                logp = logps[place_of[target]]
+                rollout |= {"target_rank": int((logps > logp).sum()), "target_logp": float(logp)}
+            rollouts.append(rollout)
+        return rollouts
 
     def _hypothesis(self, leaf: int, logp: float) -> Hypothesis:
         title, *also = (self.titles[item] for item in self.trie.items_below(leaf))

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from math import isnan
 from types import TracebackType
 from typing import Any
 
 import ray
 
 from sprec_ray.cluster.catalog_index import CatalogIndex
+from sprec_ray.cluster.decoder_actor import DecoderActor, num_threads
 from sprec_ray.cluster.progress import DecodeProgress, IsValid
 from sprec_ray.config import DecodingConfig
-from sprec_ray.decoding.decoder import Decoder, DecoderModel, make_decoder
+from sprec_ray.decoding.decoder import DecoderModel
 from sprec_ray.decoding.request import CatalogSearch
-from sprec_ray.types import AdapterCheckpoint, Hypothesis, Rollout
+from sprec_ray.types import AdapterCheckpoint, Rollout
 
 logger = logging.getLogger(__name__)
 
 PromptRow = tuple[str, Sequence[int]]
 """An example's id and the token ids of its prompt."""
-
-Answers = tuple[tuple[Hypothesis, ...], float | None]
-"""A prompt's hypotheses, and their gap (``Rollout.gap``)."""
 
 _MAX_RESTARTS = 2
 """How often a dead decoder is started again, and its chunk decoded again."""
@@ -39,75 +35,6 @@ _WAIT_S = 60.0
 
 class DecodingError(RuntimeError):
     """A decoder failed; the message is one line with the cause."""
-
-
-class DecoderActor:
-    """Hosts a ``Decoder`` in a Ray actor. Every call carries its adapter, so a restarted actor decodes with it too."""
-
-    def __init__(self, config: DecodingConfig, model: DecoderModel, index: Sequence[Any] = (), *, seed: int) -> None:
-        import torch
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()
-        torch.set_num_threads(_num_threads(config))
-        self._decoder: Decoder = make_decoder(config, model, use_gpu=config.gpus_per_decoder > 0, seed=seed)
-        self._adapter: AdapterCheckpoint | None = None
-        self._index: CatalogIndex | None = ray.get(index[0]) if index else None
-
-    def engine(self) -> str:
-        """The engine's name and version."""
-        return self._decoder.engine
-
-    def process_id(self) -> int:
-        """The operating system's id of the actor's process."""
-        return os.getpid()
-
-    def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
-        """Swap to the adapter unless it is the current one."""
-        if adapter != self._adapter:
-            self._adapter = None  # where a failed swap leaves the decoder
-            self._decoder.load_adapter(adapter)
-            self._adapter = adapter
-
-    def decode(
-        self,
-        adapter: AdapterCheckpoint | None,
-        prompts: Sequence[Sequence[int]],
-        *,
-        beam_width: int,
-        max_new_tokens: int,
-    ) -> list[Answers]:
-        """The hypotheses of a chunk under the adapter, in free text."""
-        self.load_adapter(adapter)
-        decoded = self._decoder.decode(prompts, beam_width=beam_width, max_new_tokens=max_new_tokens)
-        return [(hypotheses, None) for hypotheses in decoded]
-
-    def search(
-        self,
-        adapter: AdapterCheckpoint | None,
-        prompts: Sequence[Sequence[int]],
-        *,
-        search: CatalogSearch,
-        seeds: Sequence[int],
-    ) -> list[Answers]:
-        """The catalogue's answers to a chunk under the adapter."""
-        assert self._index is not None
-        self.load_adapter(adapter)
-        answers = self._decoder.search(self._index.trie, prompts, search, seeds=seeds)
-        return [(self._index.hypotheses(found), None if isnan(found.gap) else found.gap) for found in answers]
-
-    def score(self, adapter: AdapterCheckpoint | None, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
-        """The log-probability of a response under the adapter, in nats: as ``decode`` and as ``search`` compute it."""
-        self.load_adapter(adapter)
-        return [self._decoder.score(prompt, response, tree=tree) for tree in (False, True)]
-
-    def sleep(self) -> None:
-        """Leave the GPU to a trainer."""
-        self._decoder.sleep()
-
-    def wake(self) -> None:
-        """Be ready to decode again."""
-        self._decoder.wake()
 
 
 class PendingDecode:
@@ -131,7 +58,7 @@ class DecoderPool:
     def __init__(
         self, config: DecodingConfig, model: DecoderModel, *, seed: int, index: CatalogIndex | None = None
     ) -> None:
-        threads = str(_num_threads(config))
+        threads = str(num_threads(config))
         # Two engines that each take every core run slower than one.
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         actor_class = ray.remote(DecoderActor).options(
@@ -213,6 +140,18 @@ class DecoderPool:
         adapter, progress = self._adapter, partial(DecodeProgress, label, len(rows), is_valid)
         return PendingDecode(self._thread.submit(self._decode, list(rows), submit, progress))
 
+    def start_rank(
+        self, rows: Sequence[PromptRow], targets: Sequence[str], *, num_answers: int, label: str = "ranking"
+    ) -> PendingDecode:
+        """Start to rank the whole catalogue for the rows: the best answers, and where each row's target stands."""
+
+        def submit(actor: Any, prompts: list[list[int]], places: range) -> Any:
+            asked = [targets[place] for place in places]
+            return actor.rank.remote(adapter, prompts, targets=asked, num_answers=num_answers)
+
+        adapter, progress = self._adapter, partial(DecodeProgress, label, len(rows))
+        return PendingDecode(self._thread.submit(self._decode, list(rows), submit, progress))
+
     def sleep(self) -> None:
         """Leave the GPUs to the trainers, once everything started is decoded."""
         self._thread.submit(lambda: _get([actor.sleep.remote() for actor in self._actors])).result()
@@ -261,9 +200,9 @@ class DecoderPool:
                 for reference in done:
                     start, actor = in_flight.pop(reference)
                     (chunk,) = _get([reference])
-                    for place, (hypotheses, gap) in enumerate(chunk, start):
-                        rollouts[place] = Rollout(example_id=rows[place][0], hypotheses=hypotheses, gap=gap)
-                    progress.advance([hypotheses for hypotheses, _ in chunk])
+                    for place, answers in enumerate(chunk, start):
+                        rollouts[place] = Rollout(example_id=rows[place][0], **answers)
+                    progress.advance([answers["hypotheses"] for answers in chunk])
                     submit(actor)
         finally:
             progress.close()
@@ -294,7 +233,3 @@ def _one_line(error: BaseException) -> str:
 
 def _lines(text: str) -> Iterator[str]:
     return (line.strip() for line in reversed(text.splitlines()) if line.strip())
-
-
-def _num_threads(config: DecodingConfig) -> int:
-    return max(1, int(config.cpus_per_decoder))

@@ -177,11 +177,13 @@ class Engines:
         *,
         search: CatalogSearch | int,
         label: str,
+        rank: bool = False,
         is_valid: IsValid | None = None,
     ) -> PendingDecode:
         """Begin to decode the examples' prompts under a policy, once the decoders prove that they hold it.
 
-        ``search`` is what to look for in the catalogue, or how many free beams to decode. Where decoding must not
+        ``search`` is what to look for in the catalogue, or how many free beams to decode; with ``rank``
+        all of the catalogue is ranked instead, and as many answers are kept. Where decoding must not
         overlap training it is done on return. ``is_valid`` is for the progress bar. Raises DecodingError when a
         decoder's log-probability of the canary differs from the trainer's.
         """
@@ -193,7 +195,11 @@ class Engines:
             pool.load_adapter(policy)
             if policy is not None:
                 self._check_canary(pool, policy)
-            if isinstance(search, CatalogSearch):
+            if rank:
+                targets = [example.target for example in examples]
+                num_answers = search if isinstance(search, int) else search.num_answers
+                pending = pool.start_rank(rows, targets, num_answers=num_answers, label=label)
+            elif isinstance(search, CatalogSearch):
                 pending = pool.start_search(rows, search, label=label, is_valid=is_valid)
             else:
                 new = self._config.model.max_response_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections import Counter
@@ -71,9 +72,10 @@ class Evaluator:
         self.waited_s = 0.0
         self._write_catalog(stage.path.parent / "catalog")
         generated = [rollout.hypotheses[0].text for rollout in rollouts]
-        if self._config.evaluation.grounding == "search":
+        grounding = self._config.evaluation.grounding
+        if grounding in {"search", "ranking"}:
             ranking = rank_lists([_titles(rollout) for rollout in rollouts], self._task)
-        elif self._config.evaluation.grounding == "sentence":
+        elif grounding == "sentence":
             embed = sentence_embedder(self._config.evaluation.sentence_model)
             ranking = rank_by_embedding(generated, self._task, embed)
         else:
@@ -92,7 +94,10 @@ class Evaluator:
         )
         ranked = [[ranking.names[index] for index in row if index >= 0] for row in ranking.ranked_BK]
         write_json(stage.path / "grounded.json", ranked)
-        return evaluate_ranking(label, ranking, self._task, generated=generated)
+        result = evaluate_ranking(label, ranking, self._task, generated=generated)
+        inexact = {"num_inexact_rows": sum(bool(rollout.gap) for rollout in rollouts)}
+        whole = _whole_ranking(rollouts) if grounding == "ranking" else {}
+        return dataclasses.replace(result, metrics={**result.metrics, **whole}, counts={**result.counts, **inexact})
 
     def _write_catalog(self, folder: Path) -> None:
         """The catalogue in SPRec's format."""
@@ -141,3 +146,13 @@ def _titles(rollout: Rollout) -> list[str]:
     """The titles that a rollout names, best first; titles of the same tokens one after the other."""
     named = ((parse_response(hypothesis.text), *hypothesis.same_tokens) for hypothesis in rollout.hypotheses)
     return [title for titles in named for title in titles if title is not None]
+
+
+def _whole_ranking(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Mean reciprocal rank and mean log-probability (nats) of the targets over the whole catalogue.
+
+    A target that is not in the catalogue has no rank: it counts 0 in the first and not at all in the second.
+    """
+    logps = [rollout.target_logp for rollout in rollouts if rollout.target_logp is not None]
+    reciprocal = [0.0 if rollout.target_rank is None else 1 / (1 + rollout.target_rank) for rollout in rollouts]
+    return {"mrr": float(np.mean(reciprocal)), "target_logp": float(np.mean(logps)) if logps else float("nan")}

@@ -24,7 +24,6 @@ from sprec_ray.config import ConfigError, PhaseConfig, PreferenceConfig, RunConf
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import parse_response
 from sprec_ray.data.sequences import derive_rng
-from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.selfplay.negatives import mix_random, random_groups, self_play_groups
 from sprec_ray.training.phase import Phase
 from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, PreferenceGroup, Rollout
@@ -248,17 +247,17 @@ class RayStages:
         self.engines.remember_canary(adapter, stage.summary["canary"])
         return adapter
 
-    def _decode(
-        self, policy: AdapterCheckpoint | None, examples: Sequence[Example], *, search: CatalogSearch | int, label: str
-    ) -> PendingDecode:
-        path, valid = self.model_path, lambda text: parse_response(text) in self.catalog
-        return self.engines.decode(policy, examples, path, search=search, label=label, is_valid=valid)
+    def _decode(self, policy: AdapterCheckpoint | None, examples: Sequence[Example], **options: Any) -> PendingDecode:
+        def is_valid(text: str) -> bool:
+            return parse_response(text) in self.catalog
+
+        return self.engines.decode(policy, examples, self.model_path, is_valid=is_valid, **options)
 
     def _evaluate(self, stage: Stage, label: str, policy: AdapterCheckpoint | None) -> EvalResult:
         start = time.time()
         name = f"{label}: {self.split} rows"
-        search = evaluation_search(self.config)
-        rollouts = self._decode(policy, self.measured_examples, search=search, label=name).result()
+        search, rank = evaluation_search(self.config), self.config.evaluation.grounding == "ranking"
+        rollouts = self._decode(policy, self.measured_examples, search=search, label=name, rank=rank).result()
         self.clock.add(name, "decode", start, time.time() - start)
         start = time.time()
         with self._stage(stage, f"{label}: evaluation") as summary:

@@ -28,7 +28,8 @@ def negatives_search(config: RunConfig, iteration: int) -> CatalogSearch | int:
 
 def evaluation_search(config: RunConfig) -> CatalogSearch | int:
     """What to decode for the rows that a policy is measured on; a text that is grounded is one answer."""
-    return _most_probable(config, max(config.evaluation.k) if config.evaluation.grounding == "search" else 1)
+    grounded = config.evaluation.grounding in {"policy", "sentence"}
+    return _most_probable(config, 1 if grounded else max(config.evaluation.k))
 
 
 def max_beam_width(config: RunConfig) -> int:

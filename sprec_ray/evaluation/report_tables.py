@@ -19,6 +19,8 @@ DISPLAY_NAMES = {
     "dgu": "DGU",
     "mgu_whole": "MGU (whole)",
     "dgu_whole": "DGU (whole)",
+    "mrr": "MRR",
+    "target_logp": "log p(target)",
     "valid": "valid",
 }
 LOWER_IS_BETTER = {"or_ratio", "mgu", "dgu", "mgu_whole", "dgu_whole"}
@@ -27,7 +29,7 @@ _POLICY = re.compile(r"base|sft|iteration-\d+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One column: a metric at k; k = 0 for ``valid``, which has none."""
+    """One column: a metric at k; k = 0 for those that have none."""
 
     name: str
     k: int = 0
@@ -55,11 +57,11 @@ def places(results: Sequence[EvalResult]) -> list[int]:
 
 
 def columns(results: Sequence[EvalResult]) -> list[Column]:
-    """HR and NDCG at the largest k, then DivRatio, ORRatio and MGU at every k, then valid; only what was measured."""
+    """HR and NDCG at the largest k, then DivRatio, ORRatio and MGU at every k, then what has no k; if measured."""
     ks = places(results)
     wanted = [Column(name=name, k=ks[-1]) for name in ("hr", "ndcg") if ks]
     wanted += [Column(name=name, k=k) for name in ("div_ratio", "or_ratio", "mgu") for k in ks]
-    wanted.append(Column(name="valid"))
+    wanted += [Column(name=name) for name in ("mrr", "target_logp", "valid")]
     return [column for column in wanted if any(column.key in result.metrics for result in results)]
 
 

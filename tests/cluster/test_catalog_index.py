@@ -97,6 +97,19 @@ def test_a_tokenizer_that_cannot_tell_titles_apart_warns(tmp_path: Path, caplog:
     assert index.trie.items_below(int(index.trie.leaf_of_items()[0])) == (0, 1)
 
 
+def test_a_ranking_keeps_the_best_titles_and_says_where_the_target_stands() -> None:
+    """By hand: Emma is the most probable, Dune and DUNE share the second place and their tokens, Ulysses comes last."""
+    trie = build_trie([[5, 1], [6, 1], [5, 1], [7, 1]], eos_token_id=1)
+    index = CatalogIndex(trie, ("Dune", "Emma", "DUNE", "Ulysses"))
+    logps = np.array([[-2.0, -1.0, -2.0, -3.0]] * 3)
+    first, second, unknown = index.ranked(logps, ["Ulysses", "DUNE", "1984"], 2)
+    assert [parse_response(answer.text) for answer in first["hypotheses"]] == ["Emma", "Dune"]
+    assert [answer.logp for answer in first["hypotheses"]] == [-1.0, -2.0]
+    assert (first["target_rank"], first["target_logp"]) == (3, -3.0)
+    assert (second["target_rank"], second["target_logp"]) == (1, -2.0)
+    assert "target_rank" not in unknown
+
+
 def test_an_empty_catalogue_is_one_clear_sentence(encoder: TokenEncoder, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^the catalogue has no titles; there is nothing to recommend$"):
         catalog_index(encoder, (), folder=tmp_path, max_tokens=20)

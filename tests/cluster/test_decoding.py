@@ -183,6 +183,19 @@ def test_a_search_in_the_pool_is_the_decoders_whatever_the_chunks_and_whoever_is
         assert rollout.gap == (None if search.kind == "beam" else 0.0)
 
 
+def test_a_ranking_in_the_pool_begins_with_what_an_exact_search_finds(tiny: Any, rows: list[Row]) -> None:
+    index = tiny_index(tiny)
+    with DecoderPool(pool_config(chunk_size=4), decoder_model(tiny), seed=0, index=index) as pool:
+        pool.load_adapter(tiny.adapters[1])
+        searched = pool.start_search(rows, CatalogSearch(num_answers=2)).result()
+        ranked = pool.start_rank(rows, ["Emma"] * len(rows), num_answers=2).result()
+    for one, other in zip(searched, ranked, strict=True):
+        assert [answer.text for answer in one.hypotheses] == [answer.text for answer in other.hypotheses]
+        assert [answer.logp for answer in one.hypotheses] == pytest.approx([h.logp for h in other.hypotheses], abs=1e-4)
+        assert other.target_rank is not None
+        assert 0 <= other.target_rank < len(index.titles)
+
+
 @pytest.mark.parametrize(("num_decoders", "chunk_size"), [(1, 1), (1, 64), (2, 1), (2, 2), (2, 64)])
 def test_neither_chunks_nor_decoders_matter(
     pool: DecoderPool,

@@ -1,0 +1,109 @@
+"""The Ray actor that hosts a decoder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from math import isnan
+from typing import Any
+
+import ray
+
+from sprec_ray.cluster.catalog_index import CatalogIndex
+from sprec_ray.config import DecodingConfig
+from sprec_ray.decoding.decoder import Decoder, DecoderModel, make_decoder
+from sprec_ray.decoding.request import CatalogSearch
+from sprec_ray.types import AdapterCheckpoint
+
+Answers = dict[str, Any]
+"""The fields of a ``Rollout`` but for its example."""
+
+
+class DecoderActor:
+    """Hosts a ``Decoder`` in a Ray actor. Every call carries its adapter, so a restarted actor decodes with it too."""
+
+    def __init__(self, config: DecodingConfig, model: DecoderModel, index: Sequence[Any] = (), *, seed: int) -> None:
+        import torch
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+        torch.set_num_threads(num_threads(config))
+        self._decoder: Decoder = make_decoder(config, model, use_gpu=config.gpus_per_decoder > 0, seed=seed)
+        self._adapter: AdapterCheckpoint | None = None
+        self._index: CatalogIndex | None = ray.get(index[0]) if index else None
+
+    def engine(self) -> str:
+        """The engine's name and version."""
+        return self._decoder.engine
+
+    def process_id(self) -> int:
+        """The operating system's id of the actor's process."""
+        return os.getpid()
+
+    def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
+        """Swap to the adapter unless it is the current one."""
+        if adapter != self._adapter:
+            self._adapter = None  # where a failed swap leaves the decoder
+            self._decoder.load_adapter(adapter)
+            self._adapter = adapter
+
+    def decode(
+        self,
+        adapter: AdapterCheckpoint | None,
+        prompts: Sequence[Sequence[int]],
+        *,
+        beam_width: int,
+        max_new_tokens: int,
+    ) -> list[Answers]:
+        """The hypotheses of a chunk under the adapter, in free text."""
+        self.load_adapter(adapter)
+        decoded = self._decoder.decode(prompts, beam_width=beam_width, max_new_tokens=max_new_tokens)
+        return [{"hypotheses": hypotheses} for hypotheses in decoded]
+
+    def search(
+        self,
+        adapter: AdapterCheckpoint | None,
+        prompts: Sequence[Sequence[int]],
+        *,
+        search: CatalogSearch,
+        seeds: Sequence[int],
+    ) -> list[Answers]:
+        """The catalogue's answers to a chunk under the adapter."""
+        assert self._index is not None
+        self.load_adapter(adapter)
+        answers = self._decoder.search(self._index.trie, prompts, search, seeds=seeds)
+        return [
+            {"hypotheses": self._index.hypotheses(found), "gap": None if isnan(found.gap) else found.gap}
+            for found in answers
+        ]
+
+    def rank(
+        self,
+        adapter: AdapterCheckpoint | None,
+        prompts: Sequence[Sequence[int]],
+        *,
+        targets: Sequence[str],
+        num_answers: int,
+    ) -> list[Answers]:
+        """The most probable titles of the whole catalogue, and the place and log-probability of each target."""
+        assert self._index is not None
+        self.load_adapter(adapter)
+        return self._index.ranked(self._decoder.rank(self._index.trie, prompts), targets, num_answers)
+
+    def score(self, adapter: AdapterCheckpoint | None, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
+        """The log-probability of a response under the adapter, in nats: as ``decode`` and as ``search`` compute it."""
+        self.load_adapter(adapter)
+        return [self._decoder.score(prompt, response, tree=tree) for tree in (False, True)]
+
+    def sleep(self) -> None:
+        """Leave the GPU to a trainer."""
+        self._decoder.sleep()
+
+    def wake(self) -> None:
+        """Be ready to decode again."""
+        self._decoder.wake()
+
+
+def num_threads(config: DecodingConfig) -> int:
+    """CPU threads of a decoder."""
+    return max(1, int(config.cpus_per_decoder))
