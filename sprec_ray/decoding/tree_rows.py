@@ -276,6 +276,6 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap:
         scores = query[rows] @ key[rows].transpose(2, 3)
         if softcap is not None:  # Gemma 2's, which torch's kernel does not know
             scores = softcap * torch.tanh(scores / softcap)
-        weights = (scores + mask[rows]).softmax(-1, dtype=torch.float32).to(value.dtype)
+        weights = scores.add_(mask[rows]).softmax(-1, dtype=torch.float32).to(value.dtype)
         torch.matmul(weights, value[rows], out=output[rows])
     return output
