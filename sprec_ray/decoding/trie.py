@@ -115,7 +115,7 @@ class Trie:
         try:
             described = json.loads((folder / "trie.json").read_text())
             arrays = {name.name: np.load(folder / f"{name.name}.npy", mmap_mode="r") for name in fields(cls)}
-        except (OSError, ValueError):
+        except (OSError, EOFError, ValueError):  # numpy calls an empty file the end of one
             return None
         if described != {"format": _FORMAT, "key": key, "num_nodes": len(arrays["token_n"])}:
             return None
