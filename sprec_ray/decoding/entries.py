@@ -5,7 +5,6 @@ Dimensions: E entries, C children of entries, T tokens of walks down the trie, R
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -147,17 +146,22 @@ def segment_max(value_C: Floats, of_C: Longs) -> Floats:
     return largest
 
 
-def segment_log_softmax(value_C: Floats, of_C: Longs) -> Floats:
-    """[C]: log-probabilities among the values with the same number in ``of_C``, which ascends without a gap."""
-    largest = segment_max(value_C, of_C)
-    with np.errstate(invalid="ignore"):
-        exponentials = np.where(largest == -np.inf, 0.0, np.exp(value_C - largest))
+def segment_log_sum(value_C: Floats, of_C: Longs) -> Floats:
+    """Log-sums of exponentials of the values with each number in ``of_C``, which ascends without a gap."""
     starts = np.flatnonzero(np.diff(of_C, prepend=-1))
     if not len(starts):
         return value_C
+    largest = np.maximum.reduceat(value_C, starts)
+    largest = np.where(largest == -np.inf, 0.0, largest)
     with np.errstate(divide="ignore"):
-        total = np.log(np.add.reduceat(exponentials, starts))[of_C] + largest
-    normalized: Floats = np.where(value_C == -np.inf, -np.inf, value_C - np.where(total == -np.inf, 0.0, total))
+        total: Floats = np.log(np.add.reduceat(np.exp(value_C - largest[of_C]), starts)) + largest
+    return total
+
+
+def segment_log_softmax(value_C: Floats, of_C: Longs) -> Floats:
+    """[C]: log-probabilities among the values with the same number in ``of_C``, which ascends without a gap."""
+    with np.errstate(invalid="ignore"):
+        normalized: Floats = np.where(value_C == -np.inf, -np.inf, value_C - segment_log_sum(value_C, of_C)[of_C])
     return normalized
 
 
@@ -178,10 +182,3 @@ def gumbel(seed: npt.NDArray[np.uint64]) -> Floats:
     uniform = ((seed >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53
     noise: Floats = -np.log(-np.log(uniform))
     return noise
-
-
-def cumulated_masses(item_logps: Floats, items: Sequence[int] | npt.NDArray[np.int32]) -> Floats:
-    """[I + 1]: the probability of the items before each place of ``items``, which is sorted as the trie is."""
-    probabilities = np.exp(item_logps - np.max(item_logps))[np.asarray(items)]
-    cumulated: Floats = np.concatenate([[0.0], np.cumsum(probabilities / probabilities.sum())])
-    return cumulated

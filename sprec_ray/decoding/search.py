@@ -21,11 +21,11 @@ from sprec_ray.decoding.entries import (
     Walk,
     beyond,
     count_in_row,
-    cumulated_masses,
     gumbel,
     mixed_seed,
     ranges,
     segment_log_softmax,
+    segment_log_sum,
     segment_max,
 )
 from sprec_ray.decoding.request import CatalogSearch
@@ -96,7 +96,7 @@ class _Run:
     ) -> None:
         self._model, self._trie, self._prompts, self._search, self._seeds = model, trie, prompts, search, seeds
         self._at_once = search.width if search.kind == "beam" else max(1, round(_SHARE_AT_ONCE * search.num_answers))
-        self._item_logps, self._masses = item_logps, dict[int, Floats]()
+        self._item_logps, self._sorted_logps = item_logps, dict[int, Floats]()
         self._found: dict[int, Found] = {}
         self._waiting = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))  # the longest goes first
         self._prompt_of = np.full(model.num_rows, -1, dtype=np.int64)
@@ -141,7 +141,7 @@ class _Run:
         at_T = (ends - len(forced) - 1)[walk.entry_T] + np.repeat(np.arange(len(forced) + 1), len(rows))
         if self._item_logps is not None:
             for row, number in zip(rows.tolist(), numbers, strict=True):
-                self._masses[row] = cumulated_masses(self._item_logps[number], self._trie.items)
+                self._sorted_logps[row] = self._item_logps[number][self._trie.items]
         wanted, child, child_of = self._wanted(walk, at_T)
         return self._children(walk, self._model.open(rows, prompts, wanted), child, child_of, entries.parent)
 
@@ -188,8 +188,7 @@ class _Run:
         else:
             step_C = segment_log_softmax(logp_C, child_of) if search.renormalize else logp_C + forced_C
             if self._item_logps is not None:
-                parent_C = walk.node_T[walk.end_E][child_of]
-                collaborative_C = self._log_mass(row_C, child) - self._log_mass(row_C, parent_C)
+                collaborative_C = segment_log_softmax(self._log_mass(row_C, child), child_of)
                 with np.errstate(invalid="ignore"):  # 0 times -inf: a model without a say
                     step_C = np.nan_to_num(search.lm_weight * step_C, nan=0.0, neginf=-np.inf) + np.nan_to_num(
                         (1 - search.lm_weight) * collaborative_C, nan=0.0, neginf=-np.inf
@@ -198,14 +197,15 @@ class _Run:
         return Entries(row_C, child, parent_E[child_of], entries.logp[child_of] + forced_C + logp_C, score_C, phi_C)
 
     def _log_mass(self, row_C: Longs, node_C: Longs) -> Floats:
-        """The collaborative model's log-probability of the items below each node."""
-        first, last = self._trie.first_item_n[node_C], self._trie.last_item_n[node_C]
+        """The collaborative model's log-probability of the items below each node, up to a constant of its row."""
+        first = self._trie.first_item_n[node_C].astype(np.int64)
+        counts = self._trie.last_item_n[node_C] - first
         mass = np.empty(len(row_C))
         for row in np.unique(row_C).tolist():
             here = row_C == row
-            mass[here] = self._masses[row][last[here]] - self._masses[row][first[here]]
-        with np.errstate(divide="ignore"):
-            return np.log(mass)
+            logps = self._sorted_logps[row][ranges(first[here], counts[here])]
+            mass[here] = segment_log_sum(logps, np.repeat(np.arange(here.sum()), counts[here]))
+        return mass
 
     def _row_seeds(self, row: Longs) -> npt.NDArray[np.uint64]:
         return mixed_seed(self._search.seed, self._seeds[self._prompt_of[row]])
