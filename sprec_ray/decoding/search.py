@@ -29,7 +29,7 @@ from sprec_ray.decoding.entries import (
     segment_max,
 )
 from sprec_ray.decoding.request import CatalogSearch
-from sprec_ray.decoding.tree import Floats, Longs, NewTokens, TreeModel, Wanted
+from sprec_ray.decoding.tree import Floats, Longs, NewTokens, TreeModel, Wanted, check_logps
 from sprec_ray.decoding.trie import Trie
 
 _MAX_OPEN = 512
@@ -177,6 +177,7 @@ class _Run:
 
     def _children(self, walk: Walk, logps: Floats, child: Longs, child_of: Longs, parent_E: Longs) -> Entries:
         """The children as entries, with their scores."""
+        check_logps(logps)
         entries, search = walk.entries, self._search
         forced, logp_C = np.split(logps, [len(logps) - len(child)])
         forced_C = np.bincount(walk.entry_T[walk.before_T >= 0], weights=forced, minlength=len(entries))[child_of]

@@ -62,6 +62,15 @@ def in_portions(new: NewTokens, wanted: Wanted, most: int) -> Iterator[tuple[Lon
         yield at_T, part, at_W, Wanted(np.searchsorted(at_T, wanted.at_W[at_W]), wanted.token_W[at_W])
 
 
+def check_logps(logps: Floats) -> None:
+    """Raise ValueError where log-probabilities are not numbers, which is what a diverged adapter gives."""
+    if np.isnan(logps).any():
+        raise ValueError(
+            "a token has log-probability nan: the weights have diverged; train with a lower learning rate, or delete "
+            "the adapter and the stages after it"
+        )
+
+
 class TreeModel(Protocol):
     """A language model that continues the prompts of several rows, each along many paths."""
 

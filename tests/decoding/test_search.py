@@ -101,6 +101,12 @@ def test_the_only_item_of_a_catalog_is_found(kind: Any, title: list[int]) -> Non
 
 
 @pytest.mark.parametrize("kind", ["exact", "beam", "sample"])
+def test_a_diverged_model_is_an_error(kind: Any) -> None:
+    with pytest.raises(ValueError, match="log-probability nan: the weights have diverged"):
+        search_catalog(ToyTree(scale=np.nan), make_trie([[1], [2]]), [[1]], CatalogSearch(kind=kind, num_answers=2))
+
+
+@pytest.mark.parametrize("kind", ["exact", "beam", "sample"])
 def test_no_prompts_have_no_answers(kind: Any) -> None:
     assert search_catalog(ToyTree(), make_trie([[1]]), [], CatalogSearch(kind=kind, num_answers=2)) == []
 
