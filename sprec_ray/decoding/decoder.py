@@ -71,7 +71,7 @@ class Decoder(Protocol):
 
     All engines return the same hypotheses in the same order: beams are ranked by the plain sum of their token
     log-probabilities, EOS included (length_penalty 0, the project's meaning of "most probable"; both transformers
-    and vLLM default to dividing by the length, and count it differently). ``search.BeamSearch`` states the rule.
+    and vLLM default to dividing by the length, and count it differently). ``free_beams.BeamSearch`` states the rule.
     Decoding is greedy or a beam, never sampled: what a model's generation_config asks for is ignored, and the only
     stop token is the tokenizer's EOS, which is what training appends to a response.
     """

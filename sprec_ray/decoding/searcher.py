@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
 from sprec_ray.decoding.ranking import rank_catalog, score_responses
 from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.decoding.search import Found, search_catalog
-from sprec_ray.decoding.tree import Floats, TreeModel
+from sprec_ray.decoding.tree import Floats, TreeModel, check_logps
 from sprec_ray.decoding.tree_paths import ScorePaths, TreePaths
 from sprec_ray.decoding.trie import Trie
 
@@ -75,17 +77,22 @@ class Searcher:
 
     def _check(self, prompt: Sequence[int], response: Sequence[int]) -> None:
         """Compare once a tree of two branches, the response and the same backwards, with the engine's own numbers."""
-        if not self.is_checked:
-            self.is_checked = True
-            self.why_not_tree = self.why_not() or self._disagreement(prompt, [tuple(response), tuple(response)[::-1]])
-            if self.why_not_tree is not None:
-                logger.warning("searching path by path, which is slower: %s", self.why_not_tree)
+        if self.is_checked:
+            return
+        self.why_not_tree = self.why_not() or self._disagreement(prompt, [tuple(response), tuple(response)[::-1]])
+        self.is_checked = True
+        if self.why_not_tree is not None:
+            logger.warning("searching path by path, which is slower: %s", self.why_not_tree)
 
     def _disagreement(self, prompt: Sequence[int], responses: Sequence[Sequence[int]]) -> str | None:
-        with self.open_tree(1) as tree:
-            logps = score_responses(tree, prompt, responses)
-        for response, logp in zip(responses, logps, strict=True):
-            expected = self.score(prompt, response)
+        expectations = [self.score(prompt, response) for response in responses]
+        check_logps(np.array(expectations))
+        try:
+            with self.open_tree(1) as tree:
+                logps = score_responses(tree, prompt, responses)
+        except TypeError as error:  # how a model refuses what it is not made for
+            return f"the model takes no other attention ({error})"
+        for response, logp, expected in zip(responses, logps, expectations, strict=True):
             if not abs(logp - expected) <= self.tolerance * len(response):
                 return f"a response has {logp:.4f} nats with the prompt shared and {expected:.4f} alone"
         return None

@@ -19,6 +19,7 @@ from sprec_ray.decoding.decoder import DecoderModel
 from sprec_ray.types import AdapterCheckpoint, Example
 
 NF4 = ["model.quantization=nf4", "training.gpus_per_worker=1", "decoding.gpus_per_decoder=1"]
+FREE = ["decoding.search=free", "evaluation.grounding=policy"]
 POLICY = AdapterCheckpoint(path="somewhere/sft", version=1)
 
 
@@ -27,7 +28,7 @@ def test_all_engines_hold_the_weights_in_the_form_that_is_configured(
     arguments: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trainer, embedder and decoder: an adapter fits the base weights that it was trained on."""
-    stages = RayStages(load_config([*arguments, "evaluation.k=[1]"]), tmp_path)
+    stages = RayStages(load_config([*arguments, *FREE, "evaluation.k=[1]"]), tmp_path)
     stages.__dict__.update(
         model_path="somewhere/model",
         catalog=Catalog(titles=("Dune", "Emma"), genres={}),
@@ -44,7 +45,7 @@ def test_all_engines_hold_the_weights_in_the_form_that_is_configured(
     stages.evaluator._run_embedding = embed
     stages.evaluator._policy_embedder("sft", POLICY, tmp_path)(["Dune"])
 
-    def pool(decoding: Any, model: DecoderModel, *, seed: int) -> Any:
+    def pool(decoding: Any, model: DecoderModel, **_: Any) -> Any:
         found.append(model.quantization)
         return SimpleNamespace(wait_ready=lambda: "fake", close=lambda: None)
 

@@ -91,7 +91,7 @@ def test_vllm_finds_what_transformers_finds(
         decoders[name].load_adapter(None if adapter is None else tiny_model.adapters[adapter])
         found.append(decoders[name].search(trie, tiny_model.prompts, SEARCHES[kind], seeds=[5, 4, 3, 2, 1]))
     assert_same(found[0], found[1])
-    assert all(decoders[name]._why_not_tree is None for name in (engine, "transformers"))
+    assert all(decoders[name]._searcher.why_not_tree is None for name in (engine, "transformers"))
 
 
 @pytest.mark.parametrize("adapter", [None, 0, 1])
@@ -176,7 +176,7 @@ def test_searching_by_requests_finds_the_same(
         decoder.load_adapter(adapter)
         expected = decoder.search(trie, tiny_model.prompts, SEARCHES[kind])
         with monkeypatch.context() as patched:
-            patched.setattr(decoder, "_why_not_tree", "a test")
+            patched.setattr(decoder._searcher, "why_not_tree", "a test")
             patched.setattr(decoder, "_shared_tree", None)
             assert_same(decoder.search(trie, tiny_model.prompts, SEARCHES[kind]), expected)
 
@@ -191,14 +191,14 @@ def test_another_vllm_is_searched_by_requests_with_one_warning(
     decoder.load_adapter(None)
     expected = decoder.search(trie, tiny_model.prompts, SEARCHES["exact"])
     monkeypatch.setattr(vllm_tree, "VERSION", "0.1")
-    monkeypatch.setattr(decoder, "_why_not_tree", vllm_tree.why_not_tree(decoder._llm))
-    monkeypatch.setattr(decoder, "_is_checked", False)
-    with caplog.at_level(logging.WARNING, logger="sprec_ray.decoding.vllm_decoder"):
+    monkeypatch.setattr(decoder._searcher, "why_not_tree", vllm_tree.why_not_tree(decoder._llm))
+    monkeypatch.setattr(decoder._searcher, "is_checked", False)
+    with caplog.at_level(logging.WARNING, logger="sprec_ray.decoding.searcher"):
         for _ in range(2):
             assert_same(decoder.search(trie, tiny_model.prompts, SEARCHES["exact"]), expected)
-    warnings = [one.getMessage() for one in caplog.records if one.name == "sprec_ray.decoding.vllm_decoder"]
+    warnings = [one.getMessage() for one in caplog.records if one.name == "sprec_ray.decoding.searcher"]
     assert warnings == [
-        "searching by requests, which is slower: vLLM is 0.32.0, and its inside is known of 0.1",
+        "searching path by path, which is slower: vLLM is 0.32.0, and its inside is known of 0.1",
     ]
 
 

@@ -120,7 +120,7 @@ def test_a_shared_prompt_gives_the_log_probabilities_of_separate_rows(
     expected = true_logps(decoder, prompts, titles)
     assert expected.std() > 1.0
     assert_right(decoder, build_trie(titles, eos_token_id=EOS), prompts, expected)
-    assert decoder._why_not_tree is None
+    assert decoder._searcher.why_not_tree is None
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_prompts_of_any_length_and_number(
     decoder, titles = make_decoder(tiny_model, folder, name), catalog(8)
     prompts = make_prompts(lengths, common=common)
     assert_right(decoder, build_trie(titles, eos_token_id=EOS), prompts, true_logps(decoder, prompts, titles))
-    assert decoder._why_not_tree is None
+    assert decoder._searcher.why_not_tree is None
 
 
 @pytest.mark.parametrize("most", [1, 2, 7, 30])
@@ -163,7 +163,7 @@ def test_steps_may_be_computed_in_portions(
     expected = true_logps(decoder, prompts, titles)
     monkeypatch.setattr(hf_decoder, "TreeRows", in_portions)
     assert_right(decoder, build_trie(titles, eos_token_id=EOS), prompts, expected)
-    assert decoder._why_not_tree is None
+    assert decoder._searcher.why_not_tree is None
     assert max(longest) < 150
 
 
@@ -184,10 +184,10 @@ def test_a_model_that_cannot_be_shared_is_searched_path_by_path(
     with caplog.at_level(logging.WARNING):
         trie = build_trie(titles, eos_token_id=EOS)
         assert_right(decoder, trie, prompts, true_logps(decoder, prompts, titles))
-    assert decoder._why_not_tree is not None
-    messages = [record.getMessage() for record in caplog.records if record.name == "sprec_ray.decoding.hf_decoder"]
+    assert decoder._searcher.why_not_tree is not None
+    messages = [record.getMessage() for record in caplog.records if record.name == "sprec_ray.decoding.searcher"]
     assert len(messages) == 1
-    assert messages[0].startswith("searching path by path, which is slower: a title has ")
+    assert messages[0].startswith("searching path by path, which is slower: a response has ")
 
 
 def test_a_common_beginning_is_computed_once(

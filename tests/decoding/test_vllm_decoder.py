@@ -14,7 +14,7 @@ from tiny_llama import TinyModel, build_tiny_model
 from transformers import AutoModelForCausalLM
 
 from sprec_ray.config import DecodingConfig
-from sprec_ray.decoding import vllm_decoder
+from sprec_ray.decoding import vllm_decoder, vllm_engine
 from sprec_ray.decoding.decoder import DecoderModel
 from sprec_ray.decoding.hf_decoder import TransformersDecoder
 from sprec_ray.decoding.vllm_decoder import VllmDecoder
@@ -82,7 +82,7 @@ def vllm_options(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(vllm, "LLM", lambda path, **options: told.append(options))
-    monkeypatch.setattr(vllm_decoder, "require", lambda module: None)
+    monkeypatch.setattr(vllm_engine, "require", lambda module: None)
     return told
 
 
@@ -119,7 +119,7 @@ def test_vllm_is_made_to_sleep_only_where_gpus_are_shared_and_it_can(
     config = DecodingConfig(placement=placement, kv_cache_gib=0.1)  # type: ignore[arg-type]
     platform = SimpleNamespace(is_sleep_mode_available=lambda: platform_can_sleep)
     monkeypatch.setattr("vllm.platforms.current_platform", platform)
-    monkeypatch.setattr(vllm_decoder, "_check_head_size", lambda config: None)
+    monkeypatch.setattr(vllm_decoder, "check_head_size", lambda config: None)
     VllmDecoder(config, decoder_model(tiny_model.path), use_gpu=use_gpu, merge_adapters=not use_gpu, seed=0)
     (options,) = vllm_options
     assert options["enable_sleep_mode"] == (placement == "colocate" and platform_can_sleep and use_gpu)
