@@ -25,12 +25,13 @@ from transformers import (
 
 from sprec_ray.decoding.decoder import DecoderModel
 from sprec_ray.decoding.free_beams import make_hypothesis
+from sprec_ray.decoding.last_layer import Read, skip_unread
 from sprec_ray.decoding.lora import parameter_shapes, read_lora
 from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.decoding.search import Found
 from sprec_ray.decoding.searcher import Searcher
 from sprec_ray.decoding.tree import Floats, Longs, TreeModel
-from sprec_ray.decoding.tree_rows import TreeRows
+from sprec_ray.decoding.tree_rows import KeyValues, TreeRows
 from sprec_ray.decoding.trie import Trie
 from sprec_ray.quantization import quantized_loading
 from sprec_ray.types import AdapterCheckpoint, Hypothesis
@@ -72,6 +73,7 @@ class TransformersDecoder:
         self._model.generation_config = GenerationConfig()
         self._shapes = parameter_shapes(self._model.config, trust_remote_code=model.trust_remote_code)
         self._hooks: list[RemovableHandle] = []
+        self._tree_memory = KeyValues()
         self._searcher = Searcher(
             open_tree=self._shared_tree,
             score=self.score,
@@ -145,6 +147,7 @@ class TransformersDecoder:
         """See ``Decoder.sleep``. The adapter's factors, a hundredth of the weights, stay where they are."""
         if self._device.type == "cuda" and not self._asleep:
             self._model.to("cpu")
+            self._tree_memory = KeyValues()
             torch.cuda.empty_cache()
             self._asleep = True
 
@@ -178,6 +181,7 @@ class TransformersDecoder:
         self._model.set_attn_implementation(_TREE_ATTENTION)
 
         def forward(ids_T: torch.Tensor, positions_T: torch.Tensor, keep_A: torch.Tensor) -> torch.Tensor:
+            read.expect(keep_A, len(ids_T))
             logits: torch.Tensor = self._model(
                 input_ids=ids_T[None],
                 position_ids=positions_T[None],
@@ -187,9 +191,12 @@ class TransformersDecoder:
             ).logits[0]
             return logits
 
-        tree = TreeRows(forward, num_rows=num_rows, device=self._device)
+        read = Read()
+        tree = TreeRows(forward, num_rows=num_rows, device=self._device, memory=self._tree_memory)
+        layers = getattr(self._model.get_decoder(), "layers", [None])
         try:
-            yield tree
+            with skip_unread(layers[-1], read):
+                yield tree
         finally:
             self._model.set_attn_implementation(own)
 

@@ -11,7 +11,7 @@ heads (those that share keys are more queries to them), D head size, V vocabular
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ _SCORES_AT_ONCE = 2**20
 """Attention scores that are held at once on a CPU."""
 _LEAST_PREFIX = 8
 """A common beginning of prompts that is worth a forward pass of its own, in tokens."""
-_SLOTS_AT_ONCE = 64
+_SLOTS_AT_ONCE = 128
 """By how many slots a row grows, at least."""
 
 
@@ -52,6 +52,18 @@ class _Step:
     """0 where a slot is seen, else -inf."""
 
 
+@dataclass(slots=True)
+class KeyValues:
+    """Memory for the keys and values of every layer, [slots * G, D], which the next tree takes over.
+
+    To ask the system for it anew can cost as much as a search.
+    """
+
+    keys: dict[Any, Tensor] = field(default_factory=dict)
+    values: dict[Any, Tensor] = field(default_factory=dict)
+    num_slots: int = 0
+
+
 class TreeRows:
     """A ``TreeModel`` over a forward pass whose attention calls ``attend`` in every layer.
 
@@ -66,15 +78,15 @@ class TreeRows:
         num_rows: int,
         device: torch.device,
         max_tokens: int = 2**15,
+        memory: KeyValues | None = None,
     ) -> None:
         self.num_rows, self._max_tokens = num_rows, max_tokens
+        self._memory = KeyValues() if memory is None else memory
         self._forward, self._device = forward, device
-        self._keys: dict[Any, Tensor] = {}
-        self._values: dict[Any, Tensor] = {}
         self._prefix: tuple[int, ...] = ()
         self._prefix_states: list[tuple[dict[Any, Tensor], Any, Tensor]] = []
         self._lengths = np.zeros(num_rows, dtype=np.int64)
-        self._capacity = 0
+        self._capacity = self._memory.num_slots // num_rows
         self._forest = Forest(num_rows)
         self._step: _Step
 
@@ -146,7 +158,7 @@ class TreeRows:
         step = self._step
         num_rows, most, slots = step.shape
         heads, groups, size = query_THD.shape[1], key_TGD.shape[1], query_THD.shape[2]
-        keys, values = (self._of_rows(states)[:, :, :slots] for states in self._keep(layer, key_TGD, value_TGD))
+        keys, values = (states[:, :, :slots] for states in self._keep(layer, key_TGD, value_TGD))
         if step.rows is not None:
             keys, values = keys[step.rows], values[step.rows]
         # Rows with fewer new tokens keep what was in memory as their last queries; nobody reads what comes of it.
@@ -210,27 +222,35 @@ class TreeRows:
         return _Step(row, slot, which, query, (len(rows), most, slots), distance, mask[:, None])
 
     def _keep(self, layer: Any, key_TGD: Tensor, value_TGD: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer's keys and values, [rows * G * slots, D] each, those of the new tokens among them."""
+        """The layer's keys and values [rows, G, slots, D], those of the new tokens among them."""
         groups, size = key_TGD.shape[1:]
         head_G = torch.arange(groups, device=self._device)
         place_TG = (self._step.row_T[:, None] * groups + head_G) * self._capacity + self._step.slot_T[:, None]
-        for states, new_TGD in ((self._keys, key_TGD), (self._values, value_TGD)):
+        memory = self._memory
+        for states, new_TGD in ((memory.keys, key_TGD), (memory.values, value_TGD)):
             if layer not in states:
-                states[layer] = new_TGD.new_zeros(self.num_rows * groups * self._capacity, size)
+                states[layer] = new_TGD.new_zeros(memory.num_slots * groups, size)
             states[layer].index_copy_(0, place_TG.flatten(), new_TGD.flatten(0, 1))
-        return self._keys[layer], self._values[layer]
+        return self._of_rows(memory.keys[layer]), self._of_rows(memory.values[layer])
+
+    def _of_rows(self, states: Tensor) -> Tensor:
+        """Keys or values as [rows, G, slots, D]."""
+        groups = len(states) // self._memory.num_slots
+        used = states[: self.num_rows * groups * self._capacity]
+        return used.view(self.num_rows, groups, self._capacity, states.shape[1])
 
     def _reserve(self, slots: int) -> None:
         """Make room for so many slots in every row."""
         if slots <= self._capacity:
             return
-        before, self._capacity = self._capacity, slots + max(_SLOTS_AT_ONCE, slots // 2)
-        for states in (self._keys, self._values):
+        before, capacity = self._capacity, slots + max(_SLOTS_AT_ONCE, slots // 2)
+        for states in (self._memory.keys, self._memory.values):
             for layer, kept in states.items():
-                heads = len(kept) // before
-                grown = kept.new_zeros(heads, self._capacity, kept.shape[1])
-                grown[:, :before] = kept.view(heads, before, -1)
-                states[layer] = grown.flatten(0, 1)
+                rows = self._of_rows(kept)
+                grown = kept.new_zeros(*rows.shape[:2], capacity, rows.shape[3])
+                grown[:, :, :before] = rows
+                states[layer] = grown.flatten(0, 2)
+        self._capacity, self._memory.num_slots = capacity, self.num_rows * capacity
 
     def _share_prefix(self, rows: Longs, prompts: Sequence[Sequence[int]], most: int) -> int:
         """Put what the prompts begin with in common into their rows; its length."""
@@ -250,7 +270,7 @@ class TreeRows:
             self._run(np.repeat(row, length), at, at, np.asarray(self._prefix), None, nothing)
             self._prefix_states = [
                 (states, layer, self._of_rows(kept)[row, :, :length].clone())
-                for states in (self._keys, self._values)
+                for states in (self._memory.keys, self._memory.values)
                 for layer, kept in states.items()
             ]
         self._reserve(length)
@@ -258,10 +278,6 @@ class TreeRows:
         for states, layer, shared in self._prefix_states:
             self._of_rows(states[layer])[where, :, :length] = shared
         return length
-
-    def _of_rows(self, states: Tensor) -> Tensor:
-        """Keys or values as [rows, G, slots, D]."""
-        return states.view(self.num_rows, -1, self._capacity, states.shape[1])
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float | None) -> Tensor:

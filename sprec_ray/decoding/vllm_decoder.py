@@ -22,7 +22,7 @@ from sprec_ray.decoding.searcher import Searcher
 from sprec_ray.decoding.tree import Floats, Longs, TreeModel
 from sprec_ray.decoding.trie import Trie
 from sprec_ray.decoding.vllm_engine import check_head_size, nf4_options, reload_weights, set_environment
-from sprec_ray.decoding.vllm_tree import vllm_tree, why_not_tree
+from sprec_ray.decoding.vllm_tree import forget_memory, vllm_tree, why_not_tree
 from sprec_ray.types import AdapterCheckpoint, Hypothesis
 
 if TYPE_CHECKING:  # so that a decoder runs without pydantic, where it is profiled alone
@@ -203,6 +203,7 @@ class VllmDecoder:
     def sleep(self) -> None:
         """See ``Decoder.sleep``. Level 1 keeps weights and adapters in the CPU's memory and drops the cache."""
         if self._can_sleep and not self._asleep:
+            self._llm.collective_rpc(forget_memory)
             self._llm.sleep(level=1)
             self._asleep = True
 

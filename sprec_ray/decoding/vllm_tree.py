@@ -9,15 +9,16 @@ vLLM, and therefore on its version: another one is searched by requests.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sprec_ray.decoding.last_layer import Read, skip_unread
 from sprec_ray.decoding.tree import Floats, Longs, NewTokens, Wanted
-from sprec_ray.decoding.tree_rows import TreeRows
+from sprec_ray.decoding.tree_rows import KeyValues, TreeRows
 
 VERSION = "0.32.0"
 """The version whose inside this module knows."""
@@ -101,6 +102,7 @@ def _begin(worker: Any, num_rows: int, lora_request: Any) -> None:
             adapter = (0,) if lora_request is None else (lora_request.lora_int_id,)
             requests = set() if lora_request is None else {lora_request}
             runner._set_active_loras(adapter * len(keep_A), adapter * len(ids_T), requests)
+        read.expect(keep_A, len(ids_T))
         with set_forward_context(None, worker.vllm_config, num_tokens=len(ids_T)):
             hidden = model(input_ids=ids_T, positions=positions_T, intermediate_tensors=None, inputs_embeds=None)
             logits: Tensor = model.compute_logits(hidden[keep_A])
@@ -109,7 +111,12 @@ def _begin(worker: Any, num_rows: int, lora_request: Any) -> None:
     # The buffers of the LoRA kernels are as long as the scheduler's largest batch.
     most = worker.vllm_config.scheduler_config.max_num_batched_tokens
     device = torch.device(runner.device)
-    worker.sprec_ray_tree = TreeRows(forward, num_rows=num_rows, device=device, max_tokens=most)
+    memory = worker.__dict__.setdefault("sprec_ray_memory", KeyValues())
+    worker.sprec_ray_tree = TreeRows(forward, num_rows=num_rows, device=device, max_tokens=most, memory=memory)
+    read, worker.sprec_ray_skipping = Read(), ExitStack()
+    if worker.vllm_config.lora_config is None:  # its kernels are told of all tokens
+        layers = getattr(getattr(model, "model", None), "layers", [None])
+        worker.sprec_ray_skipping.enter_context(skip_unread(layers[-1], read))
     for name, layer in _attention_layers(worker).items():
         layer.forward = partial(_attend, worker.sprec_ray_tree, name, layer)
 
@@ -139,3 +146,9 @@ def _end(worker: Any) -> None:
     for layer in _attention_layers(worker).values():
         layer.__dict__.pop("forward", None)
     worker.__dict__.pop("sprec_ray_tree", None)
+    worker.__dict__.pop("sprec_ray_skipping", ExitStack()).close()
+
+
+def forget_memory(worker: Any) -> None:
+    """Free what trees keep between searches."""
+    worker.__dict__.pop("sprec_ray_memory", None)
