@@ -148,11 +148,14 @@ class DecodingConfig:
     gpus_per_decoder: NonNegativeFloat = 0.0
     tensor_parallel_size: PositiveInt = 1
     """GPUs that a vLLM engine spreads one model over; above 1 each decoder reserves as many whole GPUs."""
-    chunk_size: PositiveInt = 64
+    chunk_size: PositiveInt = 128
     """Prompts handed to a decoder at a time."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.4
     kv_cache_gib: PositiveFloat = 1.0
     """Size of the key-value cache of a vLLM engine on a CPU."""
+    search_cache_gib: PositiveFloat = 2.0
+    """Memory of a decoder for the keys and values of the prompts that it searches together, besides the engine's own
+    cache; less means fewer prompts at once."""
     canary_tolerance: PositiveFloat = 0.05
     """Largest difference (nats per token) between a decoder's and the trainer's log-probability of one response."""
 

@@ -101,6 +101,7 @@ class Engines:
                 max_model_len=max_model_len,
                 max_beam_width=max_beam_width(self._config),
                 lora_rank=model.lora.rank,
+                search_cache_gib=self._config.decoding.search_cache_gib,
                 trust_remote_code=model.trust_remote_code,
                 quantization=model.quantization,
                 tensor_parallel_size=self._config.decoding.tensor_parallel_size,

@@ -33,6 +33,8 @@ class DecoderModel:
     """Tokens of a prompt and its response together."""
     max_beam_width: int = 1
     lora_rank: int = 16
+    search_cache_gib: float = 2.0
+    """Memory for the keys and values of the prompts that are searched together."""
     trust_remote_code: bool = False
     quantization: Literal["none", "nf4"] = "none"
     tensor_parallel_size: int = 1

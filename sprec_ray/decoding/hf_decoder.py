@@ -29,7 +29,7 @@ from sprec_ray.decoding.last_layer import Read, skip_unread
 from sprec_ray.decoding.lora import parameter_shapes, read_lora
 from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.decoding.search import Found
-from sprec_ray.decoding.searcher import Searcher
+from sprec_ray.decoding.searcher import Searcher, max_rows
 from sprec_ray.decoding.tree import Floats, Longs, TreeModel
 from sprec_ray.decoding.tree_rows import KeyValues, TreeRows
 from sprec_ray.decoding.trie import Trie
@@ -38,8 +38,6 @@ from sprec_ray.types import AdapterCheckpoint, Hypothesis
 
 logger = logging.getLogger(__name__)
 
-_MAX_ROWS = 64
-"""Prompts searched together, at most."""
 _MAX_SEQUENCES = 64
 """Beams decoded together, at most."""
 _TREE_ATTENTION = "sprec_ray_tree"
@@ -80,7 +78,7 @@ class TransformersDecoder:
             score_paths=self._score_paths,
             why_not=lambda: None,
             tolerance=model.tolerance,
-            max_rows=_MAX_ROWS,
+            max_rows=max_rows(self._model.config, model),
         )
         self._asleep = False
 

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from sprec_ray.decoding.decoder import DecoderModel
 from sprec_ray.decoding.ranking import rank_catalog, score_responses
 from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.decoding.search import Found, search_catalog
@@ -17,6 +19,21 @@ from sprec_ray.decoding.tree_paths import ScorePaths, TreePaths
 from sprec_ray.decoding.trie import Trie
 
 logger = logging.getLogger(__name__)
+
+
+_MAX_ROWS = 128
+_ROOM_FOR_TREES = 256
+"""Tokens that the tree of a prompt has, about, besides the prompt."""
+
+
+def max_rows(config: Any, model: DecoderModel) -> int:
+    """How many prompts of a transformers configuration fit into ``model.search_cache_gib``, each with its tree."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    token_bytes = 2 * text.num_hidden_layers * heads * size * (4 if model.dtype == "float32" else 2)
+    row_bytes = token_bytes * (model.max_model_len + _ROOM_FOR_TREES)
+    return max(1, min(_MAX_ROWS, int(model.search_cache_gib * 2**30 / row_bytes * model.tensor_parallel_size)))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from sprec_ray.decoding.attention import attend_in_parts
 from sprec_ray.decoding.forest import Forest
 from sprec_ray.decoding.tree import Floats, Longs, NewTokens, Wanted, in_portions
 
@@ -26,8 +27,8 @@ _STATES_AT_ONCE = 256
 """Logits of so many tokens are turned to float32 together."""
 _PROMPT_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Tokens of prompts that go through the model together."""
-_SCORES_AT_ONCE = 2**20
-"""Attention scores that are held at once on a CPU."""
+_FEW_QUERIES = 16
+"""Up to so many new tokens of a row, rows without any are attended too rather than copying the others' keys."""
 _LEAST_PREFIX = 8
 """A common beginning of prompts that is worth a forward pass of its own, in tokens."""
 _SLOTS_AT_ONCE = 128
@@ -46,6 +47,8 @@ class _Step:
     """Where the new tokens lie among the queries of all these rows."""
     shape: tuple[int, int, int]
     """Rows, most new tokens of a row, slots in use."""
+    extent_R: Longs
+    """Slots in use of each row."""
     distance_RQS: Tensor
     """How many tokens a seen one lies back; -1 where it is hidden."""
     mask_R1QS: Tensor
@@ -173,7 +176,7 @@ class TreeRows:
         if softcap is None and query.device.type != "cpu":
             output = scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling)
         else:
-            output = _attention(query * scaling, keys, values, mask, softcap)
+            output = attend_in_parts(query * scaling, keys, values, mask, step.extent_R, softcap)
         output = output.view(num_rows, heads, most, size).transpose(1, 2).reshape(-1, heads * size)
         return output.index_select(0, step.query_T).view(query_THD.shape)
 
@@ -182,7 +185,7 @@ class TreeRows:
     ) -> Floats:
         """One forward pass over new tokens; ``tree_T``: their places in their trees, None for those of prompts."""
         rows = np.unique(row_T)
-        self._reserve(slots := int(max((self._lengths[rows] + self._forest.extent(rows)).max(), slot_T.max() + 1)))
+        self._reserve(slots := int((self._lengths[rows] + self._forest.extent(rows)).max()))
         self._step = self._make_step(row_T, slot_T, position_T, tree_T, slots)
         keep, state_W = np.unique(wanted.at_W, return_inverse=True)
         ids, positions, keep_A = (torch.from_numpy(array).to(self._device) for array in (token_T, position_T, keep))
@@ -194,7 +197,7 @@ class TreeRows:
 
     def _make_step(self, row_T: Longs, slot_T: Longs, position_T: Longs, tree_T: Longs | None, slots: int) -> _Step:
         rows, place_T, counts = np.unique(row_T, return_inverse=True, return_counts=True)
-        if 2 * len(rows) > self.num_rows:  # to copy the keys of these rows would cost more than to attend all
+        if counts.max() <= _FEW_QUERIES and 2 * len(rows) > self.num_rows:  # to attend all costs less than to copy keys
             rows, place_T, counts = np.arange(self.num_rows), row_T, np.bincount(row_T, minlength=self.num_rows)
         order = np.argsort(place_T, kind="stable")
         query_T = np.empty(len(row_T), dtype=np.int64)
@@ -219,7 +222,8 @@ class TreeRows:
             torch.from_numpy(array).to(self._device) for array in (place_T * most + query_T, row_T, slot_T)
         )
         which = None if len(rows) == self.num_rows else torch.from_numpy(rows).to(self._device)
-        return _Step(row, slot, which, query, (len(rows), most, slots), distance, mask[:, None])
+        extent_R = np.minimum(self._lengths[rows] + self._forest.extent(rows), slots)
+        return _Step(row, slot, which, query, (len(rows), most, slots), extent_R, distance, mask[:, None])
 
     def _keep(self, layer: Any, key_TGD: Tensor, value_TGD: Tensor) -> tuple[Tensor, Tensor]:
         """The layer's keys and values [rows, G, slots, D], those of the new tokens among them."""
@@ -278,20 +282,3 @@ class TreeRows:
         for states, layer, shared in self._prefix_states:
             self._of_rows(states[layer])[where, :, :length] = shared
         return length
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float | None) -> Tensor:
-    """Outputs [R, G, Q, D] of scaled queries, a few rows at a time so that the scores stay in the cores' caches.
-
-    For so few queries of small heads this is faster on a CPU than torch's kernel.
-    """
-    output = torch.empty_like(query)
-    size = max(1, _SCORES_AT_ONCE // (query.shape[1] * query.shape[2] * key.shape[2]))
-    for first in range(0, len(query), size):
-        rows = slice(first, first + size)
-        scores = query[rows] @ key[rows].transpose(2, 3)
-        if softcap is not None:  # Gemma 2's, which torch's kernel does not know
-            scores = softcap * torch.tanh(scores / softcap)
-        weights = scores.add_(mask[rows]).softmax(-1, dtype=torch.float32).to(value.dtype)
-        torch.matmul(weights, value[rows], out=output[rows])
-    return output

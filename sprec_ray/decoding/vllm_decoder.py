@@ -18,7 +18,7 @@ from sprec_ray.decoding.free_beams import BeamSearch, make_hypothesis
 from sprec_ray.decoding.lora import LoraWeights, parameter_shapes, read_lora
 from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.decoding.search import Found
-from sprec_ray.decoding.searcher import Searcher
+from sprec_ray.decoding.searcher import Searcher, max_rows
 from sprec_ray.decoding.tree import Floats, Longs, TreeModel
 from sprec_ray.decoding.trie import Trie
 from sprec_ray.decoding.vllm_engine import check_head_size, nf4_options, reload_weights, set_environment
@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as ``max_lora_rank``."""
-_MAX_ROWS = 128
-"""Prompts searched together, at most."""
 _CPU_BLOCK_SIZE = 32
 """Tokens per cache block. A beam's next token recomputes its last, partly filled block: vLLM's 128 on a CPU costs 64
 tokens per beam and step. CPU kernels want a multiple of 32."""
@@ -73,7 +71,7 @@ class VllmDecoder:
             score_paths=self._score_paths,
             why_not=lambda: why_not_tree(self._llm),
             tolerance=model.tolerance,
-            max_rows=_MAX_ROWS,
+            max_rows=max_rows(config_of_model, model),
         )
         platform = vllm.platforms.current_platform
         self._can_sleep = use_gpu and config.placement == "colocate" and platform.is_sleep_mode_available()

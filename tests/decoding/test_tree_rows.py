@@ -132,14 +132,13 @@ def test_a_shared_prompt_gives_the_log_probabilities_of_separate_rows(
 def test_prompts_of_any_length_and_number(
     tiny_model: TinyModel,
     folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
     name: str,
     max_rows: int,
     lengths: list[int],
     common: int,
 ) -> None:
-    monkeypatch.setattr(hf_decoder, "_MAX_ROWS", max_rows)
     decoder, titles = make_decoder(tiny_model, folder, name), catalog(8)
+    decoder._searcher.max_rows = max_rows
     prompts = make_prompts(lengths, common=common)
     assert_right(decoder, build_trie(titles, eos_token_id=EOS), prompts, true_logps(decoder, prompts, titles))
     assert decoder._searcher.why_not_tree is None
