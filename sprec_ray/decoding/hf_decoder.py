@@ -46,10 +46,11 @@ _MAX_SCORE_BYTES = 2**30
 
 
 class TransformersDecoder:
-    """A ``Decoder`` over ``generate``. The adapter stays beside the base weights, as in training.
+    """A ``Decoder`` over ``generate``, and over a tree of tokens for the catalogue.
 
-    Nothing is merged: the base weights are never written, so any number of swaps leaves them bit for bit as loaded,
-    and in bfloat16 the log-probabilities round like the trainer's.
+    In float32 on a CPU an adapter's sum with the base weights takes their place, since small products cost much there.
+    Else it stays beside them, as in training, and in bfloat16 the log-probabilities round like the trainer's. The base
+    weights are never written, so any number of swaps leaves them bit for bit as loaded.
     """
 
     def __init__(self, model: DecoderModel, *, use_gpu: bool) -> None:
@@ -71,6 +72,7 @@ class TransformersDecoder:
         self._model.generation_config = GenerationConfig()
         self._shapes = parameter_shapes(self._model.config, trust_remote_code=model.trust_remote_code)
         self._hooks: list[RemovableHandle] = []
+        self._base_weights: list[tuple[Any, torch.Tensor]] = []
         self._tree_memory = KeyValues()
         self._searcher = Searcher(
             open_tree=self._shared_tree,
@@ -87,14 +89,20 @@ class TransformersDecoder:
         self.wake()
         for hook in self._hooks:
             hook.remove()
-        self._hooks = []
+        for module, weight in self._base_weights:
+            module.weight.data = weight
+        self._hooks, self._base_weights = [], []
         if adapter is None:
             return
         lora = read_lora(adapter.path, self._shapes)
         for name, factors in lora.factors.items():
-            a, b = (factor.to(self._device, torch.float32) for factor in factors)
             module = self._model.get_submodule(name.removesuffix(".weight"))
-            self._hooks.append(module.register_forward_hook(partial(_add_lora, a=a, b=lora.scale * b)))
+            if self._device.type == "cpu" and self._limits.dtype == "float32":
+                self._base_weights.append((module, module.weight.data))
+                module.weight.data = lora.merge(name, module.weight.data)
+            else:
+                a, b = (factor.to(self._device, torch.float32) for factor in factors)
+                self._hooks.append(module.register_forward_hook(partial(_add_lora, a=a, b=lora.scale * b)))
 
     def decode(
         self, prompts: Sequence[Sequence[int]], *, beam_width: int, max_new_tokens: int

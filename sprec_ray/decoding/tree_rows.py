@@ -119,7 +119,9 @@ class TreeRows:
         """Which prompts are computed together: enough to keep the cores busy, few enough for their caches."""
         first, total = 0, 0
         for end, tokens in enumerate(num_tokens.tolist()):
-            if end > first and total + tokens > min(self._max_tokens, _PROMPT_TOKENS[self._device.type]):
+            if end > first and total + tokens > min(
+                self._max_tokens, _PROMPT_TOKENS["cpu" if self._device.type == "cpu" else "cuda"]
+            ):
                 yield first, end
                 first, total = end, 0
             total += tokens
