@@ -5,6 +5,7 @@ Dimensions: E entries, C children of entries, T tokens of walks down the trie, R
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -57,6 +58,13 @@ class Entries:
         """The ``num`` best of each row, sorted."""
         candidates = self[~beyond(self.row, self.score, num)].best_first()
         return candidates[count_in_row(candidates.row) < num]
+
+    def by_row(self) -> Iterator[tuple[int, Entries]]:
+        """Each row with its entries."""
+        ordered = self[np.argsort(self.row, kind="stable")]
+        rows, starts = np.unique(ordered.row, return_index=True)
+        for row, start, end in zip(rows.tolist(), starts, np.append(starts, len(ordered))[1:], strict=True):
+            yield row, ordered[start:end]
 
     def worst_of(self, num: int, num_rows: int) -> Floats:
         """[R]: the score of each row's entry number ``num``; -inf where there are fewer. For sorted entries."""
@@ -120,9 +128,11 @@ def beyond(row: Longs, score: Floats, num: int) -> Bools:
     out = np.zeros(len(row), dtype=bool)
     if len(row) <= 4 * num:
         return out
+    order = np.argsort(row, kind="stable")
     counts = np.bincount(row)
+    ends = np.cumsum(counts)
     for large in np.flatnonzero(counts > 4 * num):
-        here = np.flatnonzero(row == large)
+        here = order[ends[large] - counts[large] : ends[large]]
         least = np.partition(score[here], -num)[-num]
         out[here[score[here] < least]] = True
     return out
@@ -182,3 +192,13 @@ def gumbel(seed: npt.NDArray[np.uint64]) -> Floats:
     uniform = ((seed >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53
     noise: Floats = -np.log(-np.log(uniform))
     return noise
+
+
+def conditional_gumbel(noisy_C: Floats, most_C: Floats, child_of: Longs) -> Floats:
+    """Noisy log-probabilities of siblings, shifted so that the largest is their parent's (1903.06059, appendix B.3)."""
+    largest_C = segment_max(noisy_C, child_of)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        v_C = most_C - noisy_C + np.log1p(-np.exp(noisy_C - largest_C))
+        shifted_C = most_C - np.maximum(v_C, 0.0) - np.log1p(np.exp(-np.abs(v_C)))
+    shifted_C[noisy_C == largest_C] = most_C[noisy_C == largest_C]
+    return np.where(noisy_C == -np.inf, -np.inf, shifted_C)

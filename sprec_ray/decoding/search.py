@@ -20,22 +20,22 @@ from sprec_ray.decoding.entries import (
     Entries,
     Walk,
     beyond,
+    conditional_gumbel,
     count_in_row,
     gumbel,
     mixed_seed,
     ranges,
     segment_log_softmax,
     segment_log_sum,
-    segment_max,
 )
 from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.decoding.tree import Floats, Longs, NewTokens, TreeModel, Wanted, check_logps
 from sprec_ray.decoding.trie import Trie
 
-_MAX_OPEN = 512
+_KEPT_TOKENS = 256
+"""Tokens of a prompt up to which ``exact`` does not look for those that are not needed any more: they are few."""
+_MAX_OPEN = 64
 """Nodes of a prompt that are kept sorted; the rest waits until it holds the best one."""
-_SHARE_AT_ONCE = 0.6
-"""Nodes that ``exact`` expands at once, as a share of the answers: more are fewer passes, and more are in vain."""
 _REFILL_SHARE = 4
 """New prompts begin when one of so many rows is free: a few at a time would be computed slowly."""
 
@@ -95,7 +95,6 @@ class _Run:
         item_logps: npt.NDArray[np.float64] | None,
     ) -> None:
         self._model, self._trie, self._prompts, self._search, self._seeds = model, trie, prompts, search, seeds
-        self._at_once = search.width if search.kind == "beam" else max(1, round(_SHARE_AT_ONCE * search.num_answers))
         self._item_logps, self._sorted_logps = item_logps, dict[int, Floats]()
         self._found: dict[int, Found] = {}
         self._waiting = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))  # the longest goes first
@@ -122,8 +121,9 @@ class _Run:
             else:
                 self._sort_in(children)
             self._finish_rows()
-            kept = [self._open, *itertools.chain.from_iterable(self._reserve.values())]
-            self._model.prune(*(np.concatenate([getattr(part, name) for part in kept]) for name in ("row", "parent")))
+            if self._search.kind == "beam" or self._num_tokens.max() > _KEPT_TOKENS:
+                kept = [self._open, *itertools.chain.from_iterable(self._reserve.values())]
+                self._model.prune(*(np.concatenate([getattr(e, name) for e in kept]) for name in ("row", "parent")))
         return [self._found[number] for number in range(len(self._prompts))]
 
     def _begin(self, rows: Longs) -> Entries:
@@ -147,7 +147,15 @@ class _Run:
 
     def _choose(self) -> Entries:
         """Take out of the open nodes those to expand next."""
-        first = count_in_row(self._open.row) < self._at_once
+        if self._search.kind == "beam":
+            chosen, self._open = self._open, Entries.none()
+            return chosen
+        # With enough nodes and better leaves before it, an entry may turn out not to be needed.
+        both = Entries.join(self._open, self._leaves)
+        order = np.lexsort((np.arange(len(both)), -both.score, both.row))
+        rank = np.empty(len(both), dtype=np.int64)
+        rank[order] = count_in_row(both.row[order])
+        first = rank[: len(self._open)] < self._search.num_answers
         first &= self._open.score >= self._reserve_best[self._open.row]
         chosen, self._open = self._open[first], self._open[~first]
         return chosen
@@ -185,7 +193,7 @@ class _Run:
         if search.kind == "sample":
             phi_C = phi_C + segment_log_softmax(logp_C / search.temperature, child_of)
             noise_C = gumbel(mixed_seed(self._row_seeds(row_C), child))
-            score_C = _conditional_gumbel(phi_C + noise_C, score_C, child_of)
+            score_C = conditional_gumbel(phi_C + noise_C, score_C, child_of)
         else:
             step_C = segment_log_softmax(logp_C, child_of) if search.renormalize else logp_C + forced_C
             if self._item_logps is not None:
@@ -235,11 +243,9 @@ class _Run:
         if self._reserve:
             nodes = self._recall(nodes, worst, spent)
         later = beyond(nodes.row, nodes.score, _MAX_OPEN)
-        if later.any():
-            for row in np.unique(nodes.row[later]).tolist():
-                part = nodes[later & (nodes.row == row)]
-                self._reserve.setdefault(row, []).append(part)
-                self._reserve_best[row] = max(self._reserve_best[row], part.score.max())
+        for row, part in nodes[later].by_row():
+            self._reserve.setdefault(row, []).append(part)
+            self._reserve_best[row] = max(self._reserve_best[row], part.score.max())
         self._open = nodes[~later].best_first()
         over = spent[self._open.row] & (count_in_row(self._open.row) >= self._search.width)
         np.maximum.at(self._lost, self._open.row[over], self._open.score[over])
@@ -287,13 +293,3 @@ class _Run:
         first = self._trie.first_child_n
         leaf: Bools = first[entries.node] == first[entries.node + 1]
         return leaf
-
-
-def _conditional_gumbel(noisy_C: Floats, most_C: Floats, child_of: Longs) -> Floats:
-    """Noisy log-probabilities of siblings, shifted so that the largest is their parent's (1903.06059, appendix B.3)."""
-    largest_C = segment_max(noisy_C, child_of)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        v_C = most_C - noisy_C + np.log1p(-np.exp(noisy_C - largest_C))
-        shifted_C = most_C - np.maximum(v_C, 0.0) - np.log1p(np.exp(-np.abs(v_C)))
-    shifted_C[noisy_C == largest_C] = most_C[noisy_C == largest_C]
-    return np.where(noisy_C == -np.inf, -np.inf, shifted_C)
