@@ -203,6 +203,9 @@ class TransformersDecoder:
         try:
             with skip_unread(layers[-1], read):
                 yield tree
+        except Exception:
+            self._tree_memory = KeyValues()  # NaN there would spoil later searches: hidden it still is 0 times NaN
+            raise
         finally:
             self._model.set_attn_implementation(own)
 

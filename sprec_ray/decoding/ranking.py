@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from sprec_ray.decoding.entries import ranges
-from sprec_ray.decoding.tree import Floats, Longs, NewTokens, TreeModel, Wanted
+from sprec_ray.decoding.tree import Floats, Longs, NewTokens, TreeModel, Wanted, check_logps
 from sprec_ray.decoding.trie import Trie
 
 _NODES_AT_ONCE = 256
@@ -64,6 +64,7 @@ def rank_catalog(model: TreeModel, trie: Trie, prompts: Sequence[Sequence[int]])
             model.prune(none, none)
             _grow(model, trie, rows, nodes, generations, logp_Pn)
         logps[start : start + len(part)] = logp_Pn[:, trie.leaf_of_items()]
+        check_logps(logps[start : start + len(part)])
     return logps
 
 

@@ -71,6 +71,8 @@ class Searcher:
 
     def rank(self, trie: Trie, prompts: Sequence[Sequence[int]]) -> Floats:
         """See ``Decoder.rank``."""
+        if not prompts:
+            return np.zeros((0, trie.num_items))
         with self._tree(trie, prompts) as tree:
             return rank_catalog(tree, trie, prompts)
 
@@ -80,7 +82,9 @@ class Searcher:
         if self.why_not_tree is not None:
             return self.score(prompt, response)
         with self.open_tree(1) as tree:
-            return float(score_responses(tree, prompt, [response])[0])
+            logps = score_responses(tree, prompt, [response])
+            check_logps(logps)
+            return float(logps[0])
 
     @contextmanager
     def _tree(self, trie: Trie, prompts: Sequence[Sequence[int]]) -> Iterator[TreeModel]:

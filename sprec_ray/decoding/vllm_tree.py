@@ -55,6 +55,9 @@ def vllm_tree(llm: Any, *, num_rows: int, lora_request: Any) -> Iterator[VllmTre
     """The engine's model as a tree while the block lasts; no request may run meanwhile."""
     try:
         yield VllmTree(llm, num_rows=num_rows, lora_request=lora_request)
+    except Exception:
+        llm.collective_rpc(forget_memory)  # NaN there would spoil later searches: hidden it still is 0 times NaN
+        raise
     finally:
         llm.collective_rpc(_end)
 

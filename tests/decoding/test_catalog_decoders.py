@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_llama import TinyModel
 from transformers import AutoModelForCausalLM
 
@@ -20,6 +23,7 @@ from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.decoding.search import Found
 from sprec_ray.decoding.trie import Trie, build_trie
 from sprec_ray.decoding.vllm_decoder import VllmDecoder
+from sprec_ray.types import AdapterCheckpoint
 
 pytestmark = pytest.mark.slow
 
@@ -164,6 +168,33 @@ def test_an_adapter_swapped_between_searches_takes_effect(decoder: Any, tiny_mod
     assert_same(seen[3], seen[0])
     for one, other in ((0, 1), (1, 2), (0, 2)):
         assert not np.allclose(seen[one][0].scores, seen[other][0].scores, atol=1e-2)
+
+
+def test_weights_that_diverged_leave_nothing_behind(decoder: Any, tiny_model: TinyModel, tmp_path: Path) -> None:
+    trie, rng = make_trie(tiny_model), np.random.default_rng(0)
+    long = [tuple(rng.integers(3, 250, 90).tolist()) for _ in range(8)]
+    mixed = [*long[:2], *tiny_model.prompts]
+    expected = decoder.search(trie, mixed, SEARCHES["exact"])
+    folder = tmp_path / "diverged"
+    shutil.copytree(tiny_model.adapters[0].path, folder)
+    factors = load_file(folder / "adapter_model.safetensors")
+    grown = {name: torch.full_like(factor, 3e38) if "lora_B" in name else factor for name, factor in factors.items()}
+    save_file(grown, folder / "adapter_model.safetensors")
+    decoder.load_adapter(AdapterCheckpoint(path=str(folder), version=9))
+    actions: list[Callable[[], Any]] = [
+        lambda: decoder.search(trie, long, SEARCHES["exact"]),
+        lambda: decoder.rank(trie, long),
+        lambda: decoder.score(long[0], (5, 1), tree=True),
+    ]
+    for act in actions:
+        with pytest.raises(ValueError, match="the weights have diverged"):
+            act()
+    decoder.load_adapter(None)
+    assert_same(decoder.search(trie, mixed, SEARCHES["exact"]), expected)
+
+
+def test_no_prompts_have_no_ranking(decoder: Any, tiny_model: TinyModel) -> None:
+    assert decoder.rank(make_trie(tiny_model), []).shape == (0, len(TITLES))
 
 
 @pytest.mark.parametrize("kind", SEARCHES)

@@ -46,3 +46,8 @@ def test_responses_of_any_lengths_are_scored_side_by_side(responses: list[list[i
     found = score_responses(model, prompt, [(*response, EOS) for response in responses])
     assert found == pytest.approx([model.logp(prompt, (*response, EOS)) for response in responses], abs=1e-9)
     assert model.num_passes <= 2
+
+
+def test_a_diverged_model_has_no_ranking() -> None:
+    with pytest.raises(ValueError, match="the weights have diverged"):
+        rank_catalog(ToyTree(scale=np.nan), make_trie([[1], [2, 3]]), [[1]])
