@@ -73,6 +73,12 @@ def catalog_index(encoder: TokenEncoder, titles: Sequence[str], *, folder: Path,
     if trie is None:
         responses = encoder.responses(titles)
         short = [number for number, response in enumerate(responses) if len(response) <= max_tokens]
+        if titles and not short:
+            raise ValueError(
+                f"all {len(titles)} titles of the catalogue have more than {max_tokens} tokens, which leaves no room for "
+                "a prompt; raise model.max_prompt_tokens"
+            )
+        _check(encoder.tokenizer, titles, responses)
         trie = build_trie([responses[number] for number in short], eos_token_id=encoder.tokenizer.eos_token_id)
         where.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(short))
@@ -80,6 +86,16 @@ def catalog_index(encoder: TokenEncoder, titles: Sequence[str], *, folder: Path,
     index = CatalogIndex(trie, tuple(titles[number] for number in json.loads(kept.read_text())))
     _warn(index, titles, max_tokens)
     return index
+
+
+def _check(tokenizer: Any, titles: Sequence[str], responses: Sequence[Sequence[int]]) -> None:
+    eos = tokenizer.eos_token_id
+    wrong = [title for title, response in zip(titles, responses, strict=True) if eos in response[:-1]]
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} titles of the catalogue ({wrong[0]!r:.60}) hold the end-of-sequence token "
+            f"{tokenizer.eos_token}; rename them or change the tokenizer"
+        )
 
 
 def _warn(index: CatalogIndex, titles: Sequence[str], max_tokens: int) -> None:

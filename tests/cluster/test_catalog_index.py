@@ -113,3 +113,14 @@ def test_a_ranking_keeps_the_best_titles_and_says_where_the_target_stands() -> N
 def test_an_empty_catalogue_is_one_clear_sentence(encoder: TokenEncoder, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^the catalogue has no titles; there is nothing to recommend$"):
         catalog_index(encoder, (), folder=tmp_path, max_tokens=20)
+
+
+def test_titles_that_are_all_too_long_are_not_called_none(encoder: TokenEncoder, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^all 2 titles .* more than 3 tokens.*; raise model\.max_prompt_tokens$"):
+        catalog_index(encoder, ("Dune", "Emma"), folder=tmp_path, max_tokens=3)
+
+
+def test_a_title_with_the_end_of_sequence_inside_is_named(encoder: TokenEncoder, tmp_path: Path) -> None:
+    titles = ("long " * 50, "Dune", f"Emma{encoder.tokenizer.eos_token}")
+    with pytest.raises(ValueError, match=r"^1 titles of the catalogue \('Emma</s>'\) hold the end-of-sequence token"):
+        catalog_index(encoder, titles, folder=tmp_path, max_tokens=40)
