@@ -78,6 +78,8 @@ def search_catalog(
             f"item_logps of shape {item_logps.shape} need one row per prompt and one column per item, "
             f"({len(prompts)}, {trie.num_items}), and a search of the kind exact or beam"
         )
+    if item_logps is not None and not (item_logps < np.inf).all():
+        raise ValueError("item_logps hold NaN or infinity; a log-probability is a number or -inf")
     numbers = np.arange(len(prompts)) if seeds is None else np.asarray(seeds, dtype=np.int64)
     return _Run(model, trie, prompts, search, numbers, item_logps).answers()
 

@@ -101,3 +101,13 @@ def test_item_logps_of_another_shape_or_kind_are_refused(kind: Any, shape: tuple
     with pytest.raises(ValueError, match=r"need one row per prompt and one column per item, \(2, 3\)") as error:
         search_catalog(ToyTree(), trie, [[1], [2]], CatalogSearch(kind=kind, num_answers=1), item_logps=np.zeros(shape))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_item_logps_that_are_no_log_probabilities_are_refused(wrong: float) -> None:
+    item_logps = np.array([[0.0, wrong, -np.inf]])
+    with pytest.raises(ValueError, match="item_logps hold NaN or infinity"):
+        search_catalog(
+            ToyTree(), make_trie([[1], [2], [3]]), [[1]], CatalogSearch(num_answers=1, lm_weight=0.5),
+            item_logps=item_logps,
+        )
