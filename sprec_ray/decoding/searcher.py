@@ -29,6 +29,8 @@ _ROOM_FOR_TREES = 256
 def max_rows(config: Any, model: DecoderModel) -> int:
     """How many prompts of a transformers configuration fit into ``model.search_cache_gib``, each with its tree."""
     text = config.get_text_config()
+    if not hasattr(text, "num_attention_heads"):
+        return _MAX_ROWS  # a model without attention keeps no keys: it is searched path by path
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     token_bytes = 2 * text.num_hidden_layers * heads * size * (4 if model.dtype == "float32" else 2)
@@ -88,7 +90,7 @@ class Searcher:
 
     @contextmanager
     def _tree(self, trie: Trie, prompts: Sequence[Sequence[int]]) -> Iterator[TreeModel]:
-        self._check(prompts[0], trie.tokens_to(trie.num_nodes - 1))
+        self._check(max(prompts, key=len), trie.tokens_to(trie.num_nodes - 1))
         num_rows = min(len(prompts), self.max_rows)
         if self.why_not_tree is not None:
             yield TreePaths(self.score_paths, num_rows=num_rows)
