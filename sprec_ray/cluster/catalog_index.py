@@ -75,8 +75,8 @@ def catalog_index(encoder: TokenEncoder, titles: Sequence[str], *, folder: Path,
         short = [number for number, response in enumerate(responses) if len(response) <= max_tokens]
         if titles and not short:
             raise ValueError(
-                f"all {len(titles)} titles of the catalogue have more than {max_tokens} tokens, which leaves no room for "
-                "a prompt; raise model.max_prompt_tokens"
+                f"all {len(titles)} titles of the catalogue have more than {max_tokens} tokens, which leaves no room "
+                "for a prompt; raise model.max_prompt_tokens"
             )
         _check(encoder.tokenizer, titles, responses)
         trie = build_trie([responses[number] for number in short], eos_token_id=encoder.tokenizer.eos_token_id)

@@ -108,6 +108,9 @@ def test_item_logps_that_are_no_log_probabilities_are_refused(wrong: float) -> N
     item_logps = np.array([[0.0, wrong, -np.inf]])
     with pytest.raises(ValueError, match="item_logps hold NaN or infinity"):
         search_catalog(
-            ToyTree(), make_trie([[1], [2], [3]]), [[1]], CatalogSearch(num_answers=1, lm_weight=0.5),
+            ToyTree(),
+            make_trie([[1], [2], [3]]),
+            [[1]],
+            CatalogSearch(num_answers=1, lm_weight=0.5),
             item_logps=item_logps,
         )

@@ -47,9 +47,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2", GEMMA | LAYERS | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 20.0}),
     "gemma3": ("Gemma3Text", GEMMA | LAYERS),
     "phi3": ("Phi3", {"sliding_window": 7}),
-    "mamba": ("Mamba", {"state_size": 8}),
+    "mamba": ("Mamba", {"state_size": 8, "hidden_size": 32, "num_hidden_layers": 2}),
     "gpt2": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}),
 }
+NAMED_OTHERWISE = ("mamba", "gpt2")
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,7 @@ def make_decoder(tiny_model: TinyModel, folder: Path, name: str, *, max_model_le
     path = folder / name.replace(" ", "-")
     if not path.exists():
         architecture, options = MODELS[name]
-        special = {"bos_token_id": 0, "eos_token_id": EOS, "pad_token_id": 2}
-        sizes = {"GPT2": special, "Mamba": special | {"hidden_size": 32, "num_hidden_layers": 2}}.get(architecture, SIZES)
+        sizes = {"bos_token_id": 0, "eos_token_id": EOS, "pad_token_id": 2} if name in NAMED_OTHERWISE else SIZES
         config_type = getattr(transformers, f"{architecture}Config")
         config = config_type(vocab_size=len(tiny_model.tokenizer), **(sizes | options))
         torch.manual_seed(0)
