@@ -56,7 +56,7 @@ class Hypothesis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """The hypotheses decoded for one example, most probable first."""
+    """The hypotheses decoded for one example, best first: the most probable, or the first drawn."""
 
     example_id: str
     hypotheses: tuple[Hypothesis, ...]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -97,6 +98,8 @@ class Evaluator:
         result = evaluate_ranking(label, ranking, self._task, generated=generated)
         inexact = {"num_inexact_rows": sum(bool(rollout.gap) for rollout in rollouts)}
         whole = _whole_ranking(rollouts) if grounding == "ranking" else {}
+        if grounding in {"search", "ranking"}:
+            whole["mass"] = float(np.mean([_mass(rollout) for rollout in rollouts]))
         return dataclasses.replace(result, metrics={**result.metrics, **whole}, counts={**result.counts, **inexact})
 
     def _write_catalog(self, folder: Path) -> None:
@@ -156,3 +159,8 @@ def _whole_ranking(rollouts: Sequence[Rollout]) -> dict[str, float]:
     logps = [rollout.target_logp for rollout in rollouts if rollout.target_logp is not None]
     reciprocal = [0.0 if rollout.target_rank is None else 1 / (1 + rollout.target_rank) for rollout in rollouts]
     return {"mrr": float(np.mean(reciprocal)), "target_logp": float(np.mean(logps)) if logps else float("nan")}
+
+
+def _mass(rollout: Rollout) -> float:
+    """The probability of a rollout's answers together."""
+    return sum(math.exp(hypothesis.logp) for hypothesis in rollout.hypotheses)
