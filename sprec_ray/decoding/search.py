@@ -56,11 +56,6 @@ class Found:
     num_tokens: int
     """Tokens computed after the prompt."""
 
-    @property
-    def mass(self) -> float:
-        """The probability of the answers together, over all texts."""
-        return float(np.exp(self.logps).sum())
-
 
 def search_catalog(
     model: TreeModel,
