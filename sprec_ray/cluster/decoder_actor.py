@@ -15,6 +15,9 @@ from sprec_ray.decoding.decoder import Decoder, DecoderModel, make_decoder
 from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.types import AdapterCheckpoint
 
+SharedIndex = tuple[Any]
+"""The pool's ``CatalogIndex`` in Ray's object store, in a tuple so that a call does not read it."""
+
 Answers = dict[str, Any]
 """The fields of a ``Rollout`` but for its example."""
 
@@ -22,7 +25,7 @@ Answers = dict[str, Any]
 class DecoderActor:
     """Hosts a ``Decoder`` in a Ray actor. Every call carries its adapter, so a restarted actor decodes with it too."""
 
-    def __init__(self, config: DecodingConfig, model: DecoderModel, index: Sequence[Any] = (), *, seed: int) -> None:
+    def __init__(self, config: DecodingConfig, model: DecoderModel, *, seed: int) -> None:
         import torch
         from transformers.utils import logging as transformers_logging
 
@@ -30,7 +33,7 @@ class DecoderActor:
         torch.set_num_threads(num_threads(config))
         self._decoder: Decoder = make_decoder(config, model, use_gpu=config.gpus_per_decoder > 0, seed=seed)
         self._adapter: AdapterCheckpoint | None = None
-        self._index: CatalogIndex | None = ray.get(index[0]) if index else None
+        self._index: CatalogIndex | None = None
 
     def engine(self) -> str:
         """The engine's name and version."""
@@ -64,31 +67,38 @@ class DecoderActor:
         self,
         adapter: AdapterCheckpoint | None,
         prompts: Sequence[Sequence[int]],
+        shared: SharedIndex,
         *,
         search: CatalogSearch,
         seeds: Sequence[int],
     ) -> list[Answers]:
         """The catalogue's answers to a chunk under the adapter."""
-        assert self._index is not None
         self.load_adapter(adapter)
-        answers = self._decoder.search(self._index.trie, prompts, search, seeds=seeds)
+        index = self._read(shared)
+        answers = self._decoder.search(index.trie, prompts, search, seeds=seeds)
         return [
-            {"hypotheses": self._index.hypotheses(found), "gap": None if isnan(found.gap) else found.gap}
-            for found in answers
+            {"hypotheses": index.hypotheses(found), "gap": None if isnan(found.gap) else found.gap} for found in answers
         ]
 
     def rank(
         self,
         adapter: AdapterCheckpoint | None,
         prompts: Sequence[Sequence[int]],
+        shared: SharedIndex,
         *,
         targets: Sequence[str],
         num_answers: int,
     ) -> list[Answers]:
         """The most probable titles of the whole catalogue, and the place and log-probability of each target."""
-        assert self._index is not None
         self.load_adapter(adapter)
-        return self._index.ranked(self._decoder.rank(self._index.trie, prompts), targets, num_answers)
+        index = self._read(shared)
+        return index.ranked(self._decoder.rank(index.trie, prompts), targets, num_answers)
+
+    def _read(self, shared: SharedIndex) -> CatalogIndex:
+        """The index of the pool, read once; a decoder that started again reads it again."""
+        if self._index is None:
+            self._index = ray.get(shared[0])
+        return self._index
 
     def score(self, adapter: AdapterCheckpoint | None, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
         """The log-probability of a response under the adapter, in nats: as ``decode`` and as ``search`` compute it."""

@@ -69,12 +69,8 @@ class DecoderPool:
             runtime_env={"env_vars": environment},
         )
         self._chunk_size = config.chunk_size
-        # The decoders of a machine read one copy of the index. It is kept here for those that start again, and wrapped:
-        # Ray would take it for an argument that may be lost.
-        self._index = [] if index is None else [ray.put(index)]
-        self._actors: list[Any] = [
-            actor_class.remote(config, model, self._index, seed=seed) for _ in range(config.num_decoders)
-        ]
+        self._index = (None if index is None else ray.put(index),)  # the decoders of a machine read one copy
+        self._actors: list[Any] = [actor_class.remote(config, model, seed=seed) for _ in range(config.num_decoders)]
         self._adapter: AdapterCheckpoint | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoding")
         self._closed = threading.Event()
@@ -135,7 +131,7 @@ class DecoderPool:
         """Start to search the catalogue for the rows, as ``start_decode`` does; a row's place is its sample's seed."""
 
         def submit(actor: Any, prompts: list[list[int]], places: range) -> Any:
-            return actor.search.remote(adapter, prompts, search=search, seeds=list(places))
+            return actor.search.remote(adapter, prompts, self._index, search=search, seeds=list(places))
 
         adapter, progress = self._adapter, partial(DecodeProgress, label, len(rows), is_valid)
         return PendingDecode(self._thread.submit(self._decode, list(rows), submit, progress))
@@ -147,7 +143,7 @@ class DecoderPool:
 
         def submit(actor: Any, prompts: list[list[int]], places: range) -> Any:
             asked = [targets[place] for place in places]
-            return actor.rank.remote(adapter, prompts, targets=asked, num_answers=num_answers)
+            return actor.rank.remote(adapter, prompts, self._index, targets=asked, num_answers=num_answers)
 
         adapter, progress = self._adapter, partial(DecodeProgress, label, len(rows))
         return PendingDecode(self._thread.submit(self._decode, list(rows), submit, progress))
