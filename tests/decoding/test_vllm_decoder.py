@@ -136,7 +136,8 @@ def test_vllm_wakes_with_an_empty_cache_before_it_takes_an_adapter(
 
     engine = SimpleNamespace(add_lora=tell("add"), remove_lora=tell("remove"))
     names = {"sleep": "sleep", "wake_up": "wake", "reset_prefix_cache": "forget"}
-    llm = SimpleNamespace(llm_engine=engine, **{name: tell(what) for name, what in names.items()})
+    drop = {"collective_rpc": lambda function: told.append(function.__name__)}
+    llm = SimpleNamespace(llm_engine=engine, **{name: tell(what) for name, what in names.items()}, **drop)
     monkeypatch.setattr("vllm.LLM", lambda path, **options: llm)
     platform = SimpleNamespace(is_sleep_mode_available=lambda: True)
     monkeypatch.setattr("vllm.platforms.current_platform", platform)
@@ -153,11 +154,11 @@ def test_vllm_wakes_with_an_empty_cache_before_it_takes_an_adapter(
     decoder.sleep()
     decoder.load_adapter(tiny_model.adapters[0])
     decoder.wake()
-    assert told == ["sleep1", "wake", "forget"]
+    assert told == ["forget_memory", "sleep1", "wake", "forget"]
     decoder.sleep()
     decoder.load_adapter(tiny_model.adapters[1])
-    assert told[3:6] == ["sleep1", "wake", "forget"]
-    assert "add" in told[6:]
+    assert told[4:8] == ["forget_memory", "sleep1", "wake", "forget"]
+    assert "add" in told[8:]
 
 
 @pytest.mark.usefixtures("vllm_options")
