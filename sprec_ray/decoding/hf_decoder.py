@@ -197,15 +197,15 @@ class TransformersDecoder:
             ).logits[0]
             return logits
 
+        # Put back only if nothing fails: NaN there would spoil later searches, as hidden it still is 0 times NaN.
+        memory, self._tree_memory = self._tree_memory, KeyValues()
         read = Read()
-        tree = TreeRows(forward, num_rows=num_rows, device=self._device, memory=self._tree_memory)
+        tree = TreeRows(forward, num_rows=num_rows, device=self._device, memory=memory)
         layers = getattr(self._model.get_decoder(), "layers", [None])
         try:
             with skip_unread(layers[-1], read):
                 yield tree
-        except Exception:
-            self._tree_memory = KeyValues()  # NaN there would spoil later searches: hidden it still is 0 times NaN
-            raise
+            self._tree_memory = memory
         finally:
             self._model.set_attn_implementation(own)
 

@@ -53,13 +53,14 @@ class VllmTree:
 @contextmanager
 def vllm_tree(llm: Any, *, num_rows: int, lora_request: Any) -> Iterator[VllmTree]:
     """The engine's model as a tree while the block lasts; no request may run meanwhile."""
+    has_failed = True
     try:
         yield VllmTree(llm, num_rows=num_rows, lora_request=lora_request)
-    except Exception:
-        llm.collective_rpc(forget_memory)  # NaN there would spoil later searches: hidden it still is 0 times NaN
-        raise
+        has_failed = False
     finally:
         llm.collective_rpc(_end)
+        if has_failed:  # NaN in the memory would spoil later searches: hidden it still is 0 times NaN
+            llm.collective_rpc(forget_memory)
 
 
 def why_not_tree(llm: Any) -> str | None:
