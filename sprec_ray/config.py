@@ -74,7 +74,9 @@ class TrainingConfig:
     max_grad_norm: PositiveFloat = 1.0
     weight_decay: NonNegativeFloat = 0.0
     gradient_checkpointing: bool = False
-    max_failures: NonNegativeInt = 1
+    save_steps: PositiveInt = 20
+    """Optimizer steps between two states on disk, from which an interrupted phase goes on."""
+    max_failures: NonNegativeInt = 3
     """How often the worker group is started again after a worker died; an error in a phase ends the run at once."""
 
 

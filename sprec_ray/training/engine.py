@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import deepspeed
 import torch
-from torch import nn
+from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_fp32_param, safe_set_full_optimizer_state
+from torch import Tensor, nn
 
 from sprec_ray.config import TrainingConfig
 
@@ -58,3 +60,56 @@ def whole_parameters(parameters: Sequence[nn.Parameter], *, write: bool = False)
         return
     with deepspeed.zero.GatheredParameters(partitioned, modifier_rank=0 if write else None):
         yield
+
+
+@dataclass(frozen=True, slots=True)
+class AdamState:
+    """AdamW's state with whole tensors: ``moments`` holds ``exp_avg`` and ``exp_avg_sq`` by parameter name."""
+
+    num_steps: float
+    moments: dict[str, dict[str, Tensor]]
+
+
+def adam_state(engine: Any, parameters: Mapping[str, nn.Parameter]) -> AdamState:
+    """The optimizer's state on the CPU, gathered from all workers, who must all call this."""
+    states = _torch_optimizer(engine).state
+    moments: dict[str, dict[str, Tensor]] = {"exp_avg": {}, "exp_avg_sq": {}}
+    for moment, values in moments.items():
+        for name, parameter in parameters.items():
+            value = states[parameter][moment] if _is_whole(engine) else safe_get_full_optimizer_state(parameter, moment)
+            values[name] = value.detach().to("cpu", copy=True).reshape(_shape(parameter))
+    return AdamState(num_steps=float(next(iter(states.values()))["step"]), moments=moments)
+
+
+def set_adam_state(
+    engine: Any, parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor], adam: AdamState
+) -> None:
+    """Give an optimizer that has made a step this state, and its own copies of the parameters these values."""
+    states = _torch_optimizer(engine).state
+    for state in states.values():
+        state["step"] = torch.full_like(torch.as_tensor(state["step"]), adam.num_steps)
+    for name, parameter in parameters.items():
+        if not _is_whole(engine):
+            safe_set_full_fp32_param(parameter, values[name].to(parameter.device))
+        for moment, tensors in adam.moments.items():
+            if _is_whole(engine):
+                states[parameter][moment].copy_(tensors[name])
+            else:
+                safe_set_full_optimizer_state(parameter, tensors[name].to(parameter.device), moment)
+
+
+def _torch_optimizer(engine: Any) -> torch.optim.Optimizer:
+    """The AdamW inside the engine: ZeRO wraps it."""
+    optimizer: torch.optim.Optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    return optimizer
+
+
+def _is_whole(engine: Any) -> bool:
+    """Whether every worker holds the whole state: ZeRO stage 0."""
+    return isinstance(engine.optimizer, torch.optim.Optimizer)
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    """The shape of a parameter that ZeRO stage 3 may have divided."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape

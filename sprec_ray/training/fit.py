@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from sprec_ray.training.adapters import (
     attach_adapter,
@@ -17,21 +19,38 @@ from sprec_ray.training.adapters import (
     set_adapter,
     write_adapter,
 )
-from sprec_ray.training.batches import accumulation, learning_rate, plan_steps
+from sprec_ray.training.batches import Step, accumulation, learning_rate, plan_steps
 from sprec_ray.training.engine import make_engine, set_learning_rate, whole_parameters
 from sprec_ray.training.losses import PAIRWISE
 from sprec_ray.training.memory import choose_micro_batch_size
 from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.phase import Phase, Worker
 from sprec_ray.training.scoring import ResponseScorer, make_scorer
+from sprec_ray.training.state import TrainingState, capture, from_bytes, restore, state_key, to_bytes
 from sprec_ray.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, float], None]
 """Called by rank 0 with (step, number of steps, loss)."""
 
+Save = Callable[[bytes], None]
+"""Called by rank 0 with the state after every ``training.save_steps`` steps."""
 
-def run_phase(phase: Phase, groups: Sequence[TokenGroup], worker: Worker, progress: Progress) -> dict[str, Any]:
+
+def run_phase(
+    phase: Phase,
+    groups: Sequence[TokenGroup],
+    worker: Worker,
+    progress: Progress,
+    *,
+    saved: bytes | None = None,
+    save: Save | None = None,
+) -> dict[str, Any]:
     """Train on the groups and write the adapter (or model) to ``phase.out``; the summary is the same on every worker.
+
+    ``saved`` is a state that an earlier call gave to ``save``: training goes on from there, and on the same workers ends
+    with the same numbers. A state of other groups or settings is left alone, with a warning.
 
     The summary holds ``steps`` (one dict of metrics per optimizer step), ``load_s`` and ``compute_s`` (seconds), the
     ``micro_batch_size``, and a ``canary``: one row with its log-probability under the trained policy, for the decoders
@@ -53,7 +72,11 @@ def run_phase(phase: Phase, groups: Sequence[TokenGroup], worker: Worker, progre
     )
     loaded = time.monotonic()
     trainer = Trainer(phase, engine, scorer, groups, worker, micro_batch_size)
-    references = trainer.references()
+    key = state_key(phase, groups)
+    state = None if saved is None else from_bytes(saved, key)
+    if saved is not None and state is None:
+        logger.warning("the saved state is of another phase: training starts from its beginning")
+    references = trainer.references(None if state is None else state.references)
     steps = plan_steps(
         [group.num_tokens for group in groups],
         num_epochs=settings.num_epochs,
@@ -62,29 +85,67 @@ def run_phase(phase: Phase, groups: Sequence[TokenGroup], worker: Worker, progre
         seed=phase.seed,
         worker=(worker.rank, worker.world_size),
     )
-    engine.train()
-    torch.manual_seed(phase.seed + worker.rank)
-    history = []
-    for index, step in enumerate(steps):
-        rate = learning_rate(index, len(steps), peak=settings.learning_rate, num_warmup_steps=settings.num_warmup_steps)
-        set_learning_rate(engine, rate)
-        metrics = trainer.step(step, references)
-        if index == 0:
-            trainer.check_first_loss(metrics["loss"], step, references)
-        history.append({**metrics, "learning_rate": rate})
-        if worker.rank == 0:
-            progress(index + 1, len(steps), metrics["loss"])
+    begun = loaded - (0.0 if state is None else state.compute_s)
+
+    def keep(history: list[dict[str, float]]) -> None:
+        now = capture(
+            engine,
+            scorer.model,
+            worker,
+            history=history,
+            compute_s=time.monotonic() - begun,
+            references=references,
+        )
+        if worker.rank == 0 and save is not None:
+            save(to_bytes(now, key))
+
+    history = _train(trainer, steps, references, state, progress=progress, keep=keep if save is not None else None)
     canary = trainer.canary()
     _save(phase, scorer.model, worker)
     engine.destroy()
     return {
         "steps": history,
         "load_s": loaded - started,
-        "compute_s": time.monotonic() - loaded,
+        "compute_s": time.monotonic() - begun,
         "num_groups": len(groups),
+        "num_resumed_steps": 0 if state is None else len(state.history),
         "micro_batch_size": micro_batch_size,
         "canary": canary,
     }
+
+
+def _train(
+    trainer: Trainer,
+    steps: Sequence[Step],
+    references: Sequence[Tensor],
+    state: TrainingState | None,
+    *,
+    progress: Progress,
+    keep: Callable[[list[dict[str, float]]], None] | None,
+) -> list[dict[str, float]]:
+    """The metrics of all steps, those of an earlier session first."""
+    phase, worker, engine = trainer.phase, trainer.worker, trainer.engine
+    settings, every = phase.optimization, phase.training.save_steps
+    engine.train()
+    torch.manual_seed(phase.seed + worker.rank)
+    history: list[dict[str, float]] = []
+    if state is not None:
+        set_learning_rate(engine, 0.0)
+        trainer.step(steps[0], references)  # makes AdamW's tensors; all it changes is overwritten
+        restore(engine, trainer.scorer.model, worker, state, seed=phase.seed)
+        history = list(state.history)
+    for index in range(len(history), len(steps)):
+        rate = learning_rate(index, len(steps), peak=settings.learning_rate, num_warmup_steps=settings.num_warmup_steps)
+        set_learning_rate(engine, rate)
+        metrics = trainer.step(steps[index], references)
+        if index == 0:
+            trainer.check_first_loss(metrics["loss"], steps[index], references)
+        history.append({**metrics, "learning_rate": rate})
+        if worker.rank == 0:
+            progress(index + 1, len(steps), metrics["loss"])
+        if keep is not None and (index + 1) % every == 0 and index + 1 < len(steps):
+            keep(list(history))
+    return history
 
 
 def check_groups(phase: Phase, groups: Sequence[TokenGroup]) -> None:

@@ -119,14 +119,17 @@ class Trainer:
             logps_BK = self._score([TokenGroup(prompt, (response,))])
         return {"prompt": list(prompt), "response": list(response), "logp": float(logps_BK[0, 0])}
 
-    def references(self) -> list[Tensor]:
-        """Reference log-probabilities of every group, [K] each: zeros without a reference, else cached or scored."""
+    def references(self, known: list[Tensor] | None = None) -> list[Tensor]:
+        """Reference log-probabilities of every group, [K] each: zeros without a reference, else cached or scored.
+
+        ``known`` are those of an interrupted session.
+        """
         phase = self.phase
         if phase.preference is None or phase.preference.loss in REFERENCE_FREE:
             return [torch.zeros(len(group.responses)) for group in self.groups]
-        found: list[Any] = [None]
+        found: list[Any] = [known]
         file = self._cache_file() if self.worker.rank == 0 and phase.cache is not None else None
-        if file is not None and file.exists():
+        if known is None and file is not None and file.exists():
             found = [read_references(file, self.groups)]
         if self.worker.world_size > 1:
             dist.broadcast_object_list(found)

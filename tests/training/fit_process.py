@@ -70,7 +70,14 @@ def _start(rank: int, world_size: int, port: int) -> None:
     init_distributed(on_gpu=False)
 
 
-def _run_phase(phase: Phase, groups: Sequence[TokenGroup]) -> dict[str, Any]:
+def run_from_state(phase: Phase, groups: Sequence[TokenGroup], saved: bytes | None) -> dict[str, Any]:
+    """The summary of a phase that goes on from a state; ``saves`` are the states that it gave away."""
+    saves: list[bytes] = []
+    summary = _run_phase(phase, groups, saved=saved, save=saves.append)
+    return {**summary, "saves": saves}
+
+
+def _run_phase(phase: Phase, groups: Sequence[TokenGroup], **options: Any) -> dict[str, Any]:
     import torch
     import torch.distributed as dist
 
@@ -79,7 +86,7 @@ def _run_phase(phase: Phase, groups: Sequence[TokenGroup]) -> dict[str, Any]:
 
     worker = Worker(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
     progress: list[tuple[int, int, float]] = []
-    summary = run_phase(phase, groups, worker, lambda *values: progress.append(values))
+    summary = run_phase(phase, groups, worker, lambda *values: progress.append(values), **options)
     return {**summary, "progress": progress}
 
 
