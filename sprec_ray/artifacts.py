@@ -18,6 +18,9 @@ Row = TypeVar("Row")
 
 MARKER = "_SUCCESS.json"
 
+PARTIAL = "partial"
+"""Folder of a stage that holds what an interrupted stage has done; it is gone when the stage is finished."""
+
 
 class ArtifactError(ValueError):
     """A run directory that cannot be used as it is; the message names the file and the remedy."""
@@ -48,14 +51,24 @@ class Stage:
         return True
 
     def start(self) -> Stage:
-        """The stage with an empty folder: what an interrupted run left there is removed."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True)
+        """The stage with an empty folder but for ``partial``: what else an interrupted run left there is removed."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for entry in self.path.iterdir():
+            if entry.is_dir() and entry.name != PARTIAL:
+                shutil.rmtree(entry)
+            elif not entry.is_dir():
+                entry.unlink()
         return self
+
+    @property
+    def partial(self) -> Path:
+        """The folder of what an interrupted stage has done, which ``start`` leaves alone and ``finish`` removes."""
+        return self.path / PARTIAL
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the stage as finished and keep ``summary`` (counts, metrics, seconds) in the marker."""
+        if self.partial.exists():
+            shutil.rmtree(self.partial)
         files = {
             str(file.relative_to(self.path)): file.stat().st_size
             for file in sorted(self.path.rglob("*"))
@@ -72,11 +85,16 @@ class Stage:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: a crash leaves the previous content."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a crash or a full disk leaves the previous content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

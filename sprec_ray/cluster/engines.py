@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.artifacts import Stage, write_json, write_rows
+from sprec_ray.artifacts import Stage, write_bytes, write_json, write_rows
 from sprec_ray.cluster.catalog_index import catalog_index
 from sprec_ray.cluster.decoding import DecoderPool, DecodingError, PendingDecode
+from sprec_ray.cluster.parcel import ADAPTER, Parcel, pack
 from sprec_ray.cluster.progress import IsValid
 from sprec_ray.cluster.searches import max_beam_width
 from sprec_ray.cluster.timeline import Clock
@@ -39,6 +41,7 @@ class Engines:
         self._pool: DecoderPool | None = None
         self._encoder: Any = None
         self._room: int | None = None
+        self._model: Parcel | None = None
         self.decoder_name = ""
         """Name and version of the decoding engine, once it has started."""
         self.text = TextSettings(
@@ -141,11 +144,21 @@ class Engines:
         """Run a training phase into the stage's folder, its steps' metrics in steps.json; returns the summary."""
         if self._config.training.gpus_per_worker and not whole_text:
             self.start(phase.model_path)
-        write_rows(stage.path / "rows.jsonl", groups)
-        task = TrainTask(phase=phase, rows_path=str(stage.path / "rows.jsonl"), text=self.text, whole_text=whole_text)
+        rows, state = stage.path / "rows.jsonl", stage.partial / "state.safetensors"
+        write_rows(rows, groups)
+        if phase.cache is not None:
+            Path(phase.cache).mkdir(parents=True, exist_ok=True)
         _warn_of_short_phase(phase, len(groups), name)
         session = self._trainers_turn()
-        summary = session.run(task, label=name)
+        task = TrainTask(
+            phase=phase,
+            rows_path=str(rows),
+            text=self.text,
+            whole_text=whole_text,
+            parcels=(pack(rows), *self._parcels(phase.model_path, phase.init_adapter, phase.reference_adapter)),
+            saved=state.read_bytes() if state.is_file() else None,
+        )
+        summary = session.run(task, label=name, keep_state=partial(write_bytes, state))
         trained = time.time() - summary["compute_s"]
         launched = session.take_launch()
         if launched is not None:
@@ -164,7 +177,21 @@ class Engines:
 
     def embed(self, task: EmbedTask, label: str) -> dict[str, Any]:
         """Embed texts on the training workers."""
-        return self._trainers_turn().run(task, label=label)
+        session = self._trainers_turn()
+        task = dataclasses.replace(task, parcels=self._parcels(task.model_path, task.adapter))
+        return session.run(task, label=label)
+
+    def _parcels(self, model_path: str, *adapters: str | None) -> tuple[Parcel, ...]:
+        """What other machines lack: adapters and the small Llama. A given model is on every machine or on the hub."""
+        parcels = [pack(adapter, ADAPTER) for adapter in dict.fromkeys(adapters) if adapter is not None]
+        return (*self._model_parcels(model_path), *parcels)
+
+    def _model_parcels(self, model_path: str) -> tuple[Parcel, ...]:
+        if self._config.model.name_or_path != "scratch":
+            return ()
+        if self._model is None or self._model.path != model_path:
+            self._model = pack(model_path)
+        return (self._model,)
 
     def remember_canary(self, policy: AdapterCheckpoint, canary: dict[str, Any]) -> None:
         """Keep a response with the trainer's log-probability of it, to check decoders against."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections import Counter
@@ -80,7 +79,7 @@ class Evaluator:
             embed = sentence_embedder(self._config.evaluation.sentence_model)
             ranking = rank_by_embedding(generated, self._task, embed)
         else:
-            ranking = rank_by_embedding(generated, self._task, self._policy_embedder(label, policy, stage.path))
+            ranking = rank_by_embedding(generated, self._task, self._policy_embedder(label, policy))
         data = self._config.data
         write_json(
             stage.path / "predictions.json",
@@ -120,26 +119,21 @@ class Evaluator:
             evaluate_predictions("random", None, self._task, ranked_titles=drawn),
         ]
 
-    def _policy_embedder(self, label: str, policy: AdapterCheckpoint | None, folder: Path) -> Embedder:
+    def _policy_embedder(self, label: str, policy: AdapterCheckpoint | None) -> Embedder:
         def embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
-            texts_path, out = folder / "texts.json", folder / "embeddings.npy"
-            texts_path.write_text(json.dumps(list(texts)), encoding="utf-8")
             task = EmbedTask(
                 model_path=self._model_path,
                 dtype=self._config.model.dtype,
                 trust_remote_code=self._config.model.trust_remote_code,
                 adapter=policy.path if policy else None,
                 lora=self._config.model.lora,
-                texts_path=str(texts_path),
-                out=str(out),
+                texts=tuple(texts),
                 quantization=self._config.model.quantization,
             )
             start = time.monotonic()
             summary = self._run_embedding(task, f"{label}: embedding")
             self.waited_s += max(0.0, time.monotonic() - start - summary["compute_s"])
-            vectors: npt.NDArray[np.float32] = np.load(out, allow_pickle=False)
-            texts_path.unlink()
-            out.unlink()
+            vectors: npt.NDArray[np.float32] = summary["vectors"]
             return vectors
 
         return embed

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,17 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
+from sprec_ray.artifacts import write_bytes
 from sprec_ray.cluster.worker import EmbedTask, TrainTask, work
 from sprec_ray.config import TrainingConfig
+
+logger = logging.getLogger(__name__)
+
+_WAIT_S = 60.0
+"""After this long without a sign of the workers the log says what the cluster has free."""
 
 
 class TrainingError(RuntimeError):
@@ -29,12 +38,13 @@ class TrainingError(RuntimeError):
 
 
 class _Mailbox:
-    """Tasks from the driver to the workers, results and progress back."""
+    """Tasks from the driver to the workers; results, progress and states back. It lives on the driver's machine."""
 
     def __init__(self) -> None:
         self.tasks: list[Any] = []
         self.outcomes: dict[int, tuple[str, Any]] = {}
         self.progress: dict[int, tuple[int, int, float]] = {}
+        self.states: dict[int, tuple[int, bytes]] = {}
         self.ready_at: float | None = None
         self.changed = asyncio.Condition()
 
@@ -67,12 +77,28 @@ class _Mailbox:
     async def report(self, index: int, progress: tuple[int, int, float]) -> None:
         self.progress[index] = progress
 
-    async def poll(self, index: int, timeout_s: float) -> tuple[tuple[str, Any] | None, tuple[int, int, float] | None]:
-        """The outcome, waited for at most ``timeout_s`` seconds, and the latest progress."""
+    async def save(self, index: int, state: bytes) -> None:
+        # By value: what a worker has put into the object store is gone when it dies.
+        self.states[index] = (self.states.get(index, (0, b""))[0] + 1, state)
+
+    async def state(self, index: int) -> bytes | None:
+        """The state to go on from: the last one saved, else the one that came with the task."""
+        saved: bytes | None = self.states[index][1] if index in self.states else self.tasks[index].saved
+        return saved
+
+    async def poll(
+        self, index: int, timeout_s: float
+    ) -> tuple[tuple[str, Any] | None, tuple[int, int, float] | None, int]:
+        """The outcome, waited for at most ``timeout_s`` seconds, the latest progress and how many states were saved."""
         async with self.changed:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.changed.wait_for(lambda: index in self.outcomes), timeout_s)
-        return self.outcomes.get(index), self.progress.get(index)
+        outcome = self.outcomes.get(index)
+        if outcome is not None:
+            self.outcomes[index] = (outcome[0], None)  # the driver has it now; it may be large
+            self.tasks[index] = None
+            self.states.pop(index, None)
+        return outcome, self.progress.get(index), self.states.get(index, (0, b""))[0]
 
     async def ready_time(self) -> float | None:
         return self.ready_at
@@ -83,7 +109,8 @@ class TrainingSession:
 
     def __init__(self, training: TrainingConfig, *, storage: Path) -> None:
         self._training = training
-        self._mailbox: Any = ray.remote(_Mailbox).options(num_cpus=0).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._mailbox: Any = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
         self._error: BaseException | None = None
         self._started_at, self._launch_told = time.time(), False
         self._thread = threading.Thread(target=self._fit, args=(storage,), name="ray-train", daemon=True)
@@ -116,34 +143,62 @@ class TrainingSession:
         except Exception as error:
             self._error = error
 
-    def submit(self, task: TrainTask | EmbedTask, *, label: str) -> Future[dict[str, Any]]:
-        """Queue a task; its summary arrives in the future. Tasks run one after another in the order submitted."""
+    def submit(
+        self, task: TrainTask | EmbedTask, *, label: str, keep_state: Callable[[bytes], None] | None = None
+    ) -> Future[dict[str, Any]]:
+        """Queue a task; its summary arrives in the future, with the files of a TrainTask written to ``phase.out``.
+
+        Tasks run one after another in the order submitted. ``keep_state`` is called with each state of the training.
+        """
         index = ray.get(self._mailbox.post.remote(task))
         future: Future[dict[str, Any]] = Future()
-        threading.Thread(target=self._wait, args=(index, label, future), daemon=True).start()
+
+        def wait() -> None:
+            """Resolve the future, whatever happens: somebody waits for it."""
+            try:
+                future.set_result(self._result(task, index, label, keep_state))
+            except (TrainingError, OSError) as error:
+                future.set_exception(error)
+            except Exception as error:
+                future.set_exception(TrainingError(f"{label}: the training group was closed: {error}"))
+
+        threading.Thread(target=wait, daemon=True).start()
         return future
 
-    def run(self, task: TrainTask | EmbedTask, *, label: str) -> dict[str, Any]:
+    def run(
+        self, task: TrainTask | EmbedTask, *, label: str, keep_state: Callable[[bytes], None] | None = None
+    ) -> dict[str, Any]:
         """Do a task and return its summary. Raises TrainingError with the workers' message when it fails."""
-        return self.submit(task, label=label).result()
+        return self.submit(task, label=label, keep_state=keep_state).result()
 
-    def _wait(self, index: int, label: str, future: Future[dict[str, Any]]) -> None:
-        """Resolve the future, whatever happens: somebody waits for it."""
-        try:
-            outcome = self._follow(index, label)
-        except Exception as error:
-            outcome = ("failed", f"the training group was closed: {error}")
-        if outcome[0] == "done":
-            future.set_result(outcome[1])
-        else:
-            future.set_exception(TrainingError(f"{label}: {outcome[1]}"))
+    def _result(
+        self, task: TrainTask | EmbedTask, index: int, label: str, keep_state: Callable[[bytes], None] | None
+    ) -> dict[str, Any]:
+        status, result = self._follow(index, label, keep_state)
+        if status == "failed":
+            raise TrainingError(f"{label}: {result}")
+        if isinstance(task, TrainTask):
+            for name, content in result.pop("files").items():
+                write_bytes(Path(task.phase.out) / name, content)
+        summary: dict[str, Any] = result
+        return summary
 
-    def _follow(self, index: int, label: str) -> tuple[str, Any]:
-        """The outcome of a task, with a progress bar meanwhile."""
+    def _follow(self, index: int, label: str, keep_state: Callable[[bytes], None] | None) -> tuple[str, Any]:
+        """The outcome of a task, with a progress bar and its states kept meanwhile."""
         bar: tqdm[Any] | None = None
-        num_steps = 0
+        num_steps = num_saves = 0
+        last, seen_at = None, time.monotonic()
         while True:
-            outcome, progress = ray.get(self._mailbox.poll.remote(index, 0.5))
+            outcome, progress, saves = ray.get(self._mailbox.poll.remote(index, 0.5))
+            if keep_state is not None and outcome is None and saves > num_saves:
+                keep_state(ray.get(self._mailbox.state.remote(index)))
+                num_saves = saves
+            if progress != last:
+                last, seen_at = progress, time.monotonic()
+            elif time.monotonic() - seen_at > _WAIT_S:
+                seen_at = time.monotonic()
+                free = ray.available_resources()
+                logger.warning("%s: no step in %.0f s; free in the cluster: %s", label, _WAIT_S, free)
             if progress is not None:
                 step, num_steps, loss = progress
                 bar = bar or tqdm(total=num_steps, desc=label, unit="step", mininterval=1.0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +20,8 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 
-from sprec_ray.artifacts import read_json, read_rows
+from sprec_ray.artifacts import read_rows
+from sprec_ray.cluster.parcel import Parcel, read_folder
 from sprec_ray.config import LoraConfig, TrainingConfig
 from sprec_ray.data.tokens import TokenEncoder
 from sprec_ray.training.packing import TokenGroup
@@ -50,27 +53,31 @@ class TextSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainTask:
-    """A training phase and the file of PreferenceGroup rows it trains on."""
+    """A training phase and the file of PreferenceGroup rows it trains on; paths are those of the driver's machine."""
 
     phase: Phase
     rows_path: str
     text: TextSettings
     whole_text: bool = False
     """Every token but the first is a target: language-model pre-training."""
+    parcels: tuple[Parcel, ...] = ()
+    """The files at these paths for workers on other machines; what has no parcel lies on all of them."""
+    saved: bytes | None = None
+    """The state to go on from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedTask:
-    """Embed the texts of a JSON list with the policy's last hidden states, into a .npy file."""
+    """Embed texts with the policy's last hidden states; the summary holds the ``vectors``, one row a text."""
 
     model_path: str
     dtype: str
     trust_remote_code: bool
     adapter: str | None
     lora: LoraConfig
-    texts_path: str
-    out: str
+    texts: tuple[str, ...]
     quantization: str = "none"
+    parcels: tuple[Parcel, ...] = ()
 
 
 def work(settings: dict[str, Any]) -> None:
@@ -89,16 +96,44 @@ def work(settings: dict[str, Any]) -> None:
     while (task := ray.get(mailbox.take.remote(index))) is not None:
         dist.barrier()
         try:
-            result = _do(task, worker, lambda *progress, index=index: mailbox.report.remote(index, progress))
+            result = _do(task, worker, _Reports(mailbox, index))
             _give_back_memory(worker)
         except (ValueError, RuntimeError) as error:
-            logger.exception("task %d failed", index)
-            ray.get(mailbox.finish.remote(index, ("failed", f"{type(error).__name__}: {error}")))
+            if not _is_lost_peer(error):  # then Ray Train starts the group again, and it goes on from the saved state
+                logger.exception("task %d failed", index)
+                ray.get(mailbox.finish.remote(index, ("failed", f"{type(error).__name__}: {error}")))
             raise  # the others may wait in a collective: only ending the group frees them
         ray.train.report({"task": index})
         if worker.rank == 0:
             ray.get(mailbox.finish.remote(index, ("done", result)))
         index += 1
+
+
+class _Reports:
+    """What a task tells the driver while it runs, through the mailbox; states one at a time."""
+
+    def __init__(self, mailbox: Any, index: int) -> None:
+        self._mailbox, self._index = mailbox, index
+        self._last_save: Any = None
+
+    def progress(self, step: int, num_steps: int, loss: float) -> None:
+        self._mailbox.report.remote(self._index, (step, num_steps, loss))
+
+    def save(self, state: bytes) -> None:
+        if self._last_save is not None:
+            ray.get(self._last_save)
+        self._last_save = self._mailbox.save.remote(self._index, state)
+
+    def saved(self) -> bytes | None:
+        state: bytes | None = ray.get(self._mailbox.state.remote(self._index))
+        return state
+
+
+def _is_lost_peer(error: BaseException) -> bool:
+    """Whether a collective failed because another worker died. Gloo says so by a plain RuntimeError."""
+    return (
+        isinstance(error, dist.DistError) or "gloo/transport" in str(error) or "Connection closed by peer" in str(error)
+    )
 
 
 def _init_deepspeed(training: TrainingConfig) -> None:
@@ -119,7 +154,7 @@ def _give_back_memory(worker: Any) -> None:
         torch.cuda.empty_cache()
 
 
-def _do(task: Any, worker: Any, progress: Callable[[int, int, float], None]) -> dict[str, Any]:
+def _do(task: Any, worker: Any, reports: _Reports) -> dict[str, Any]:
     if isinstance(task, EmbedTask):
         return _embed(task, worker)
     from transformers import AutoTokenizer
@@ -127,20 +162,38 @@ def _do(task: Any, worker: Any, progress: Callable[[int, int, float], None]) -> 
     from sprec_ray.training.fit import run_phase
 
     started = time.monotonic()
-    tokenizer = AutoTokenizer.from_pretrained(task.phase.model_path, trust_remote_code=task.phase.trust_remote_code)
+    place = _places(task.parcels)
+    phase = dataclasses.replace(
+        task.phase,
+        model_path=place(task.phase.model_path),
+        init_adapter=place(task.phase.init_adapter),
+        reference_adapter=place(task.phase.reference_adapter),
+        cache=task.phase.cache if os.path.isdir(task.phase.cache or "") else None,  # made by the driver, on its machine
+    )
+    tokenizer = AutoTokenizer.from_pretrained(phase.model_path, trust_remote_code=phase.trust_remote_code)
     encoder = task.text.encoder(tokenizer)
-    groups = [token_group(row, encoder) for row in read_rows(Path(task.rows_path), PreferenceGroup)]
+    groups = [token_group(row, encoder) for row in read_rows(Path(place(task.rows_path)), PreferenceGroup)]
     if task.whole_text:
         groups = [TokenGroup(group.prompt[:1], (group.prompt[1:] + group.responses[0],)) for group in groups]
-    summary = run_phase(task.phase, groups, worker, progress)
-    if worker.rank == 0 and task.whole_text:
-        tokenizer.save_pretrained(task.phase.out)
+    with tempfile.TemporaryDirectory(prefix="sprec-ray-") as out:
+        phase = dataclasses.replace(phase, out=out)
+        summary = run_phase(phase, groups, worker, reports.progress, saved=reports.saved(), save=reports.save)
+        if worker.rank == 0 and task.whole_text:
+            tokenizer.save_pretrained(out)
+        files = read_folder(out) if worker.rank == 0 else {}
     return {
         **summary,
+        "files": files,
         "load_s": time.monotonic() - started - summary["compute_s"],
         "num_truncated_prompts": encoder.num_truncated_prompts,
         "num_long_responses": encoder.num_long_responses,
     }
+
+
+def _places(parcels: tuple[Parcel, ...]) -> Callable[[Any], Any]:
+    """Where this machine has what the driver has at a path."""
+    local = {parcel.path: parcel.local() for parcel in parcels}
+    return lambda path: local.get(path, path)
 
 
 def token_group(row: PreferenceGroup, encoder: TokenEncoder) -> TokenGroup:
@@ -156,8 +209,10 @@ def _embed(task: EmbedTask, worker: Any) -> dict[str, Any]:
     from sprec_ray.training.adapters import attach_adapter, load_language_model, read_adapter, set_adapter
 
     started = time.monotonic()
+    place = _places(task.parcels)
+    model_path = place(task.model_path)
     model = load_language_model(
-        task.model_path,
+        model_path,
         dtype=task.dtype,
         quantization=task.quantization,
         device=worker.device,
@@ -165,21 +220,18 @@ def _embed(task: EmbedTask, worker: Any) -> dict[str, Any]:
     )
     if task.adapter is not None:
         model = attach_adapter(model, task.lora, dropout=0.0, seed=0)
-        set_adapter(model, read_adapter(task.adapter))
+        set_adapter(model, read_adapter(place(task.adapter)))
     model.to(worker.device).eval()
-    texts = read_json(Path(task.texts_path))
-    mine = texts[worker.rank :: worker.world_size]
-    tokenizer = AutoTokenizer.from_pretrained(task.model_path, trust_remote_code=task.trust_remote_code)
+    mine = task.texts[worker.rank :: worker.world_size]
+    tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=task.trust_remote_code)
     vectors = embed_texts(model, tokenizer, mine, batch_size=64) if mine else None
     shards: list[Any] = [vectors]
     if worker.world_size > 1:
         shards = [None] * worker.world_size
         dist.all_gather_object(shards, vectors)
-    if worker.rank == 0:
-        width = next(shard.shape[1] for shard in shards if shard is not None)
-        whole = np.zeros((len(texts), width), dtype=np.float32)
-        for rank, shard in enumerate(shards):
-            if shard is not None:
-                whole[rank :: worker.world_size] = shard
-        np.save(task.out, whole)
-    return {"compute_s": time.monotonic() - started}
+    width = next(shard.shape[1] for shard in shards if shard is not None)
+    whole = np.zeros((len(task.texts), width), dtype=np.float32)
+    for rank, shard in enumerate(shards):
+        if shard is not None:
+            whole[rank :: worker.world_size] = shard
+    return {"vectors": whole, "compute_s": time.monotonic() - started}

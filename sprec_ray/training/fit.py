@@ -49,8 +49,8 @@ def run_phase(
 ) -> dict[str, Any]:
     """Train on the groups and write the adapter (or model) to ``phase.out``; the summary is the same on every worker.
 
-    ``saved`` is a state that an earlier call gave to ``save``: training goes on from there, and on the same workers ends
-    with the same numbers. A state of other groups or settings is left alone, with a warning.
+    ``saved`` is a state that an earlier call gave to ``save``: training goes on from there and, on as many workers,
+    ends with the same numbers. A state of other groups or settings is left alone, with a warning.
 
     The summary holds ``steps`` (one dict of metrics per optimizer step), ``load_s`` and ``compute_s`` (seconds), the
     ``micro_batch_size``, and a ``canary``: one row with its log-probability under the trained policy, for the decoders

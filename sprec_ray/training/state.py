@@ -121,7 +121,7 @@ def from_bytes(content: bytes, key: str) -> TrainingState | None:
             num_steps=scalars["adam_steps"],
             moments={moment: _below(tensors, f"{moment}/") for moment in ("exp_avg", "exp_avg_sq")},
         ),
-        references=list(tensors["references"].split(scalars["num_responses"])),
+        references=list(torch.split(tensors["references"], scalars["num_responses"])),
         random_states=[tensors[f"random/{rank}"] for rank in ranks],
     )
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
-from sprec_ray.artifacts import write_json, write_rows
+from sprec_ray.artifacts import write_rows
 from sprec_ray.cluster.training import TrainingError, TrainingSession
 from sprec_ray.cluster.worker import EmbedTask, TextSettings, TrainTask
 from sprec_ray.config import LoraConfig, PhaseConfig, PreferenceConfig, TrainingConfig
@@ -42,7 +42,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     write_rows(folder / "rows.jsonl", [g for g in groups if g.rejected])
     write_rows(folder / "sft.jsonl", groups)
-    write_json(folder / "texts.json", ["Dune", "Emma", "An unknown title"])
     return folder
 
 
@@ -74,14 +73,13 @@ def train_all(folder: Path, training: TrainingConfig, name: str) -> tuple[dict[s
         trust_remote_code=False,
         adapter=str(folder / name / "preference"),
         lora=LORA,
-        texts_path=str(folder / "texts.json"),
-        out=str(folder / name / "embeddings.npy"),
+        texts=("Dune", "Emma", "An unknown title"),
     )
     session = TrainingSession(training, storage=folder / "ray")
     try:
         session.run(TrainTask(phase=phase, rows_path=str(folder / "sft.jsonl"), text=TEXT), label="sft")
         summary = session.run(TrainTask(phase=preference, rows_path=str(folder / "rows.jsonl"), text=TEXT), label="dpo")
-        session.run(embed, label="embed")
+        np.save(folder / name / "embeddings.npy", session.run(embed, label="embed")["vectors"])
     finally:
         session.close()
     return summary["steps"][0], summary["steps"][-1]
