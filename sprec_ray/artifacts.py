@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,6 +83,15 @@ class Stage:
         """What ``finish`` was given."""
         summary: dict[str, Any] = read_json(self.path / MARKER)["summary"]
         return summary
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file inside the block, waiting for another process that holds it; its death gives the lock free."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from math import isnan
@@ -10,10 +11,10 @@ from typing import Any
 import ray
 
 from sprec_ray.cluster.catalog_index import CatalogIndex
+from sprec_ray.cluster.parcel import Parcel, SentAdapter
 from sprec_ray.config import DecodingConfig
 from sprec_ray.decoding.decoder import Decoder, DecoderModel, make_decoder
 from sprec_ray.decoding.request import CatalogSearch
-from sprec_ray.types import AdapterCheckpoint
 
 SharedIndex = tuple[Any]
 """The pool's ``CatalogIndex`` in Ray's object store, in a tuple so that a call does not read it."""
@@ -25,14 +26,18 @@ Answers = dict[str, Any]
 class DecoderActor:
     """Hosts a ``Decoder`` in a Ray actor. Every call carries its adapter, so a restarted actor decodes with it too."""
 
-    def __init__(self, config: DecodingConfig, model: DecoderModel, *, seed: int) -> None:
+    def __init__(
+        self, config: DecodingConfig, model: DecoderModel, *, seed: int, model_files: Parcel | None = None
+    ) -> None:
         import torch
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
         torch.set_num_threads(num_threads(config))
+        if model_files is not None:
+            model = dataclasses.replace(model, path=model_files.local())
         self._decoder: Decoder = make_decoder(config, model, use_gpu=config.gpus_per_decoder > 0, seed=seed)
-        self._adapter: AdapterCheckpoint | None = None
+        self._adapter: SentAdapter | None = None
         self._index: CatalogIndex | None = None
 
     def engine(self) -> str:
@@ -43,16 +48,16 @@ class DecoderActor:
         """The operating system's id of the actor's process."""
         return os.getpid()
 
-    def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
+    def load_adapter(self, adapter: SentAdapter | None) -> None:
         """Swap to the adapter unless it is the current one."""
         if adapter != self._adapter:
             self._adapter = None  # where a failed swap leaves the decoder
-            self._decoder.load_adapter(adapter)
+            self._decoder.load_adapter(None if adapter is None else adapter.local())
             self._adapter = adapter
 
     def decode(
         self,
-        adapter: AdapterCheckpoint | None,
+        adapter: SentAdapter | None,
         prompts: Sequence[Sequence[int]],
         *,
         beam_width: int,
@@ -65,7 +70,7 @@ class DecoderActor:
 
     def search(
         self,
-        adapter: AdapterCheckpoint | None,
+        adapter: SentAdapter | None,
         prompts: Sequence[Sequence[int]],
         shared: SharedIndex,
         *,
@@ -82,7 +87,7 @@ class DecoderActor:
 
     def rank(
         self,
-        adapter: AdapterCheckpoint | None,
+        adapter: SentAdapter | None,
         prompts: Sequence[Sequence[int]],
         shared: SharedIndex,
         *,
@@ -100,7 +105,7 @@ class DecoderActor:
             self._index = ray.get(shared[0])
         return self._index
 
-    def score(self, adapter: AdapterCheckpoint | None, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
+    def score(self, adapter: SentAdapter | None, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
         """The log-probability of a response under the adapter, in nats: as ``decode`` and as ``search`` compute it."""
         self.load_adapter(adapter)
         return [self._decoder.score(prompt, response, tree=tree) for tree in (False, True)]

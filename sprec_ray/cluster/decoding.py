@@ -6,14 +6,17 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import ray
 
+from sprec_ray.artifacts import read_rollouts, write_rows
 from sprec_ray.cluster.catalog_index import CatalogIndex
 from sprec_ray.cluster.decoder_actor import DecoderActor, num_threads
+from sprec_ray.cluster.parcel import Parcel, SentAdapter, send
 from sprec_ray.cluster.progress import DecodeProgress, IsValid
 from sprec_ray.config import DecodingConfig
 from sprec_ray.decoding.decoder import DecoderModel
@@ -37,6 +40,20 @@ class DecodingError(RuntimeError):
     """A decoder failed; the message is one line with the cause."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What becomes of rollouts on their way to the caller."""
+
+    label: str = "decoding"
+    """Heads the progress bar."""
+    is_valid: IsValid | None = None
+    """Which texts count as valid in the progress bar."""
+    chunks: Path | None = None
+    """Folder where finished chunks are kept; those of an interrupted decode of the same rows are read from it."""
+    then: Callable[[list[Rollout]], None] | None = None
+    """Called with all rollouts as soon as the last is there, before the caller gets them."""
+
+
 class PendingDecode:
     """Rollouts on their way; the caller may train meanwhile."""
 
@@ -56,7 +73,13 @@ class DecoderPool:
     """
 
     def __init__(
-        self, config: DecodingConfig, model: DecoderModel, *, seed: int, index: CatalogIndex | None = None
+        self,
+        config: DecodingConfig,
+        model: DecoderModel,
+        *,
+        seed: int,
+        index: CatalogIndex | None = None,
+        model_files: Parcel | None = None,
     ) -> None:
         threads = str(num_threads(config))
         # Two engines that each take every core run slower than one.
@@ -70,8 +93,10 @@ class DecoderPool:
         )
         self._chunk_size = config.chunk_size
         self._index = (None if index is None else ray.put(index),)  # the decoders of a machine read one copy
-        self._actors: list[Any] = [actor_class.remote(config, model, seed=seed) for _ in range(config.num_decoders)]
-        self._adapter: AdapterCheckpoint | None = None
+        self._actors: list[Any] = [
+            actor_class.remote(config, model, seed=seed, model_files=model_files) for _ in range(config.num_decoders)
+        ]
+        self._adapter: SentAdapter | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoding")
         self._closed = threading.Event()
 
@@ -93,51 +118,39 @@ class DecoderPool:
 
     def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
         """Decode with this adapter from the next call on, or with the base model alone; waits until all swapped."""
-        _get([actor.load_adapter.remote(adapter) for actor in self._actors])
-        self._adapter = adapter
+        sent = send(adapter)
+        _get([actor.load_adapter.remote(sent) for actor in self._actors])
+        self._adapter = sent
 
     def decode(self, rows: Sequence[PromptRow], **options: Any) -> list[Rollout]:
         """One rollout per row, in order, with the current adapter; the options are those of ``start_decode``."""
         return self.start_decode(rows, **options).result()
 
     def start_decode(
-        self,
-        rows: Sequence[PromptRow],
-        *,
-        beam_width: int,
-        max_new_tokens: int,
-        label: str = "decoding",
-        is_valid: IsValid | None = None,
+        self, rows: Sequence[PromptRow], *, beam_width: int, max_new_tokens: int, **delivery: Any
     ) -> PendingDecode:
         """Start to decode with the adapter of this moment; several started are done one after the other.
 
-        ``label`` heads the progress bar; ``is_valid`` tells which texts count as valid there.
+        ``delivery`` are the fields of ``Delivery``.
         """
 
         def submit(actor: Any, prompts: list[list[int]], _: range) -> Any:
             return actor.decode.remote(adapter, prompts, beam_width=beam_width, max_new_tokens=max_new_tokens)
 
-        adapter, progress = self._adapter, partial(DecodeProgress, label, len(rows), is_valid)
-        return PendingDecode(self._thread.submit(self._decode, list(rows), submit, progress))
+        adapter = self._adapter
+        return PendingDecode(self._thread.submit(self._decode, list(rows), submit, Delivery(**delivery)))
 
-    def start_search(
-        self,
-        rows: Sequence[PromptRow],
-        search: CatalogSearch,
-        *,
-        label: str = "searching",
-        is_valid: IsValid | None = None,
-    ) -> PendingDecode:
+    def start_search(self, rows: Sequence[PromptRow], search: CatalogSearch, **delivery: Any) -> PendingDecode:
         """Start to search the catalogue for the rows, as ``start_decode`` does; a row's place is its sample's seed."""
 
         def submit(actor: Any, prompts: list[list[int]], places: range) -> Any:
             return actor.search.remote(adapter, prompts, self._index, search=search, seeds=list(places))
 
-        adapter, progress = self._adapter, partial(DecodeProgress, label, len(rows), is_valid)
-        return PendingDecode(self._thread.submit(self._decode, list(rows), submit, progress))
+        adapter = self._adapter
+        return PendingDecode(self._thread.submit(self._decode, list(rows), submit, Delivery(**delivery)))
 
     def start_rank(
-        self, rows: Sequence[PromptRow], targets: Sequence[str], *, num_answers: int, label: str = "ranking"
+        self, rows: Sequence[PromptRow], targets: Sequence[str], *, num_answers: int, **delivery: Any
     ) -> PendingDecode:
         """Start to rank the whole catalogue for the rows: the best answers, and where each row's target stands."""
 
@@ -145,8 +158,8 @@ class DecoderPool:
             asked = [targets[place] for place in places]
             return actor.rank.remote(adapter, prompts, self._index, targets=asked, num_answers=num_answers)
 
-        adapter, progress = self._adapter, partial(DecodeProgress, label, len(rows))
-        return PendingDecode(self._thread.submit(self._decode, list(rows), submit, progress))
+        adapter = self._adapter
+        return PendingDecode(self._thread.submit(self._decode, list(rows), submit, Delivery(**delivery)))
 
     def sleep(self) -> None:
         """Leave the GPUs to the trainers, once everything started is decoded."""
@@ -170,35 +183,38 @@ class DecoderPool:
         self._actors = []
 
     def _decode(
-        self,
-        rows: list[PromptRow],
-        start_chunk: Callable[[Any, list[list[int]], range], Any],
-        start_progress: Callable[[], DecodeProgress],
+        self, rows: list[PromptRow], start_chunk: Callable[[Any, list[list[int]], range], Any], delivery: Delivery
     ) -> list[Rollout]:
-        rollouts: dict[int, Rollout] = {}
-        starts = iter(range(0, len(rows), self._chunk_size))
-        in_flight: dict[Any, tuple[int, Any]] = {}
+        progress = DecodeProgress(delivery.label, len(rows), delivery.is_valid)
+        size = self._chunk_size
+        chunks = [range(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
+        done = {places: kept for places in chunks if (kept := _kept_chunk(delivery.chunks, rows, places)) is not None}
+        todo = iter([places for places in chunks if places not in done])
+        in_flight: dict[Any, tuple[range, Any]] = {}
 
         def submit(actor: Any) -> None:
-            start = next(starts, None)
-            if start is not None:
-                places = range(start, min(start + self._chunk_size, len(rows)))
-                prompts = [list(rows[place][1]) for place in places]
-                in_flight[start_chunk(actor, prompts, places)] = (start, actor)
+            places = next(todo, None)
+            if places is not None:
+                in_flight[start_chunk(actor, [list(rows[place][1]) for place in places], places)] = (places, actor)
 
+        for kept in done.values():
+            progress.advance([rollout.hypotheses for rollout in kept])
         for _ in range(_CHUNKS_PER_DECODER):
             for actor in self._actors:
                 submit(actor)
-        progress = start_progress()
         try:
             while in_flight and not self._closed.is_set():
-                done, _ = ray.wait(list(in_flight), timeout=1.0)
-                for reference in done:
-                    start, actor = in_flight.pop(reference)
-                    (chunk,) = _get([reference])
-                    for place, answers in enumerate(chunk, start):
-                        rollouts[place] = Rollout(example_id=rows[place][0], **answers)
-                    progress.advance([answers["hypotheses"] for answers in chunk])
+                for reference in ray.wait(list(in_flight), timeout=1.0)[0]:
+                    places, actor = in_flight.pop(reference)
+                    (answers,) = _get([reference])
+                    rollouts = [
+                        Rollout(example_id=rows[place][0], **answer)
+                        for place, answer in zip(places, answers, strict=True)
+                    ]
+                    done[places] = rollouts
+                    if delivery.chunks is not None:
+                        write_rows(_chunk_file(delivery.chunks, places), rollouts)
+                    progress.advance([rollout.hypotheses for rollout in rollouts])
                     submit(actor)
         finally:
             progress.close()
@@ -206,7 +222,23 @@ class DecoderPool:
                 ray.cancel(reference)
         if self._closed.is_set():
             raise DecodingError("the decoders were closed while rows were still to decode")
-        return [rollouts[row] for row in range(len(rows))]
+        result = [rollout for places in chunks for rollout in done[places]]
+        if delivery.then is not None:
+            delivery.then(result)
+        return result
+
+
+def _chunk_file(folder: Path, places: range) -> Path:
+    return folder / f"{places.start:08d}-{places.stop:08d}.jsonl"
+
+
+def _kept_chunk(folder: Path | None, rows: Sequence[PromptRow], places: range) -> list[Rollout] | None:
+    """The rollouts of a chunk that an interrupted decode has left."""
+    if folder is None or not _chunk_file(folder, places).is_file():
+        return None
+    rollouts = read_rollouts(_chunk_file(folder, places))
+    same = [rollout.example_id for rollout in rollouts] == [rows[place][0] for place in places]
+    return rollouts if same else None
 
 
 def _get(references: list[Any]) -> list[Any]:

@@ -15,7 +15,6 @@ from sprec_ray.artifacts import Stage, write_bytes, write_json, write_rows
 from sprec_ray.cluster.catalog_index import catalog_index
 from sprec_ray.cluster.decoding import DecoderPool, DecodingError, PendingDecode
 from sprec_ray.cluster.parcel import ADAPTER, Parcel, pack
-from sprec_ray.cluster.progress import IsValid
 from sprec_ray.cluster.searches import max_beam_width
 from sprec_ray.cluster.timeline import Clock
 from sprec_ray.cluster.training import TrainingSession
@@ -111,6 +110,7 @@ class Engines:
             ),
             seed=self._config.seed,
             index=index,
+            model_files=next(iter(self._model_parcels(model_path)), None),
         )
         self._pool = pool
         self.decoder_name = pool.wait_ready()
@@ -204,16 +204,15 @@ class Engines:
         model_path: str,
         *,
         search: CatalogSearch | int,
-        label: str,
         rank: bool = False,
-        is_valid: IsValid | None = None,
+        **delivery: Any,
     ) -> PendingDecode:
         """Begin to decode the examples' prompts under a policy, once the decoders prove that they hold it.
 
         ``search`` is what to look for in the catalogue, or how many free beams to decode; with ``rank``
         all of the catalogue is ranked instead, and as many answers are kept. Where decoding must not
-        overlap training it is done on return. ``is_valid`` is for the progress bar. Raises DecodingError when a
-        decoder's log-probability of the canary differs from the trainer's.
+        overlap training it is done on return. ``delivery`` are the fields of ``Delivery``. Raises DecodingError when
+        a decoder's log-probability of the canary differs from the trainer's.
         """
         with self._lock:
             pool = self._decoders_turn(model_path)
@@ -226,12 +225,12 @@ class Engines:
             if rank:
                 targets = [example.target for example in examples]
                 num_answers = search if isinstance(search, int) else search.num_answers
-                pending = pool.start_rank(rows, targets, num_answers=num_answers, label=label)
+                pending = pool.start_rank(rows, targets, num_answers=num_answers, **delivery)
             elif isinstance(search, CatalogSearch):
-                pending = pool.start_search(rows, search, label=label, is_valid=is_valid)
+                pending = pool.start_search(rows, search, **delivery)
             else:
                 new = self._config.model.max_response_tokens
-                pending = pool.start_decode(rows, beam_width=search, max_new_tokens=new, label=label, is_valid=is_valid)
+                pending = pool.start_decode(rows, beam_width=search, max_new_tokens=new, **delivery)
         if not self.overlaps:
             pending.result()
         return pending

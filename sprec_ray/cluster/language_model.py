@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sprec_ray import __version__
-from sprec_ray.artifacts import Stage
+from sprec_ray.artifacts import Stage, locked
 from sprec_ray.cluster.engines import Engines
 from sprec_ray.config import PhaseConfig, RunConfig
 from sprec_ray.config_files import config_to_dict
@@ -38,15 +36,10 @@ def pretrained_model(
     settings = [plain["model"]["scratch"], dataclasses.asdict(engines.text), optimizer, __version__]
     key.update(json.dumps(settings, sort_keys=True).encode())
     stage = Stage(cache / f"model-{key.hexdigest()[:16]}")
-    if not stage.is_finished:
-        # Built aside and renamed, so that two runs that need the same model do not write into one folder.
-        aside = Stage(cache / f".{stage.path.name}-{uuid.uuid4().hex[:8]}").start()
-        aside.finish(_pretrain(config, aside, engines, examples=examples, catalog=catalog))
-        if Stage(stage.path).is_finished:  # the other run was first
-            shutil.rmtree(aside.path)
-        else:
-            shutil.rmtree(stage.path, ignore_errors=True)
-            aside.path.rename(stage.path)
+    with locked(cache / f".{stage.path.name}.lock"):  # two runs that need the same model do not train it twice
+        if not stage.is_finished:
+            stage.start()
+            stage.finish(_pretrain(config, stage, engines, examples=examples, catalog=catalog))
     return str(stage.path)
 
 

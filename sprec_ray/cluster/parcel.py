@@ -17,6 +17,8 @@ from typing import Any
 
 import ray
 
+from sprec_ray.types import AdapterCheckpoint
+
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 """The files of a PEFT adapter's folder that make the policy."""
 
@@ -56,6 +58,28 @@ class Parcel:
                 shutil.rmtree(aside)
         place.touch()
         return str(place / Path(self.path).name if self.is_file else place)
+
+
+@dataclass(frozen=True, slots=True)
+class SentAdapter:
+    """An adapter of the driver's machine on its way to a decoder."""
+
+    checkpoint: AdapterCheckpoint
+    parcel: Parcel
+
+    def local(self) -> AdapterCheckpoint:
+        """The adapter on this machine."""
+        return AdapterCheckpoint(path=self.parcel.local(), version=self.checkpoint.version)
+
+
+def send(adapter: AdapterCheckpoint | None) -> SentAdapter | None:
+    """An adapter for decoders on any machine; None is the base model. Raises ValueError when it is not on disk."""
+    if adapter is None:
+        return None
+    missing = [name for name in ADAPTER if not (Path(adapter.path) / name).is_file()]
+    if missing:
+        raise ValueError(f"{adapter.path} is not an adapter: it holds no {missing[0]}")
+    return SentAdapter(adapter, pack(adapter.path, ADAPTER))
 
 
 def pack(path: str | Path, names: Sequence[str] = ()) -> Parcel:

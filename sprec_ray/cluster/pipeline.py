@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,23 +119,22 @@ class RayStages:
         if self.config.selfplay.negatives == "random" or Stage(self._iteration(iteration) / "groups").is_finished:
             return None
         stage = Stage(self._iteration(iteration) / "rollouts")
+        file = stage.path / "rollouts.jsonl"
         if stage.is_finished:
-            return lambda: _by_example(read_rollouts(stage.path / "rollouts.jsonl"))
+            return lambda: _by_example(read_rollouts(file))
         start = time.time()
-        search = negatives_search(self.config, iteration)
-        pending = self._decode(policy, examples, search=search, label=f"iteration {iteration}: decoding")
+        stage.start()
 
-        @cache
-        def finish() -> dict[str, Rollout]:
-            rollouts = pending.result()
+        def finish(rollouts: list[Rollout]) -> None:
+            """Called by the decoding thread, so that nothing is lost when what runs beside it fails."""
+            write_rows(file, rollouts)
+            stage.finish({})
             self.clock.add(f"iteration {iteration}: negatives", "decode", start, time.time() - start)
-            with self._stage(stage, f"iteration {iteration}: negatives decoded"):
-                write_rows(stage.path / "rollouts.jsonl", rollouts)
-            return _by_example(rollouts)
+            logger.info("iteration %d: negatives decoded", iteration)
 
-        if not self.engines.overlaps:
-            finish()
-        return finish
+        search, label = negatives_search(self.config, iteration), f"iteration {iteration}: decoding"
+        pending = self._decode(policy, examples, stage, search=search, label=label, then=finish)
+        return lambda: _by_example(pending.result())
 
     def train_sft(self, iteration: int, init: AdapterCheckpoint, examples: Sequence[Example]) -> AdapterCheckpoint:
         """Continue ``init`` on the targets of the examples."""
@@ -247,17 +246,21 @@ class RayStages:
         self.engines.remember_canary(adapter, stage.summary["canary"])
         return adapter
 
-    def _decode(self, policy: AdapterCheckpoint | None, examples: Sequence[Example], **options: Any) -> PendingDecode:
+    def _decode(
+        self, policy: AdapterCheckpoint | None, examples: Sequence[Example], stage: Stage, **options: Any
+    ) -> PendingDecode:
         def is_valid(text: str) -> bool:
             return parse_response(text) in self.catalog
 
-        return self.engines.decode(policy, examples, self.model_path, is_valid=is_valid, **options)
+        chunks = stage.partial / "chunks"
+        return self.engines.decode(policy, examples, self.model_path, is_valid=is_valid, chunks=chunks, **options)
 
     def _evaluate(self, stage: Stage, label: str, policy: AdapterCheckpoint | None) -> EvalResult:
         start = time.time()
         name = f"{label}: {self.split} rows"
         search, rank = evaluation_search(self.config), self.config.evaluation.grounding == "ranking"
-        rollouts = self._decode(policy, self.measured_examples, search=search, label=name, rank=rank).result()
+        pending = self._decode(policy, self.measured_examples, stage, search=search, label=name, rank=rank)
+        rollouts = pending.result()
         self.clock.add(name, "decode", start, time.time() - start)
         start = time.time()
         with self._stage(stage, f"{label}: evaluation") as summary:

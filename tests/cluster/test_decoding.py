@@ -118,7 +118,7 @@ def test_the_canary_is_every_decoders_score(pool: DecoderPool, reference: Transf
 def test_errors_are_one_line(pool: DecoderPool, tiny: Any) -> None:
     with pytest.raises(ValueError, match=r"^a decoder failed: a prompt of 200 tokens .*max_prompt_tokens[^\n]*$"):
         pool.decode([("long", [5] * 200)], **LIMITS)
-    with pytest.raises(ValueError, match=r"^a decoder failed: /nowhere is not an adapter[^\n]*$"):
+    with pytest.raises(ValueError, match=r"^/nowhere is not an adapter[^\n]*$"):
         pool.load_adapter(AdapterCheckpoint(path="/nowhere", version=9))
     pool.load_adapter(None)
     assert len(pool.decode([("short", tiny.prompts[0])], **LIMITS)) == 1
@@ -262,7 +262,7 @@ def test_an_adapter_that_is_silently_not_applied_is_found_out(
     """Real decoders, of which the second forgets every adapter; the trainer's side is PEFT."""
 
     class Forgetful(DecoderActor):
-        def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:
+        def load_adapter(self, adapter: Any) -> None:
             pass
 
     policy, prompt, response = tiny.adapters[0], list(tiny.prompts[0]), [17, 40, 5, 1]
@@ -294,6 +294,46 @@ def test_a_vllm_decoder_gives_the_same_rollouts(reference: TransformersDecoder, 
         for adapter in (None, tiny.adapters[0]):
             pool.load_adapter(adapter)
             assert_same(pool.decode(rows, **LIMITS), expected_rollouts(reference, adapter, rows))
+
+
+def test_finished_chunks_are_kept_and_an_interrupted_decode_goes_on_after_them(
+    pool: DecoderPool, tiny: Any, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eleven rows are 4 chunks. The decoding ends at the second; a second decode computes the other two."""
+    pool.load_adapter(tiny.adapters[0])
+    undisturbed = pool.decode(rows, **LIMITS)
+    seen: list[str] = []
+
+    def fail_at_the_fourth(text: str) -> bool:
+        seen.append(text)
+        if len(seen) == 6:
+            raise RuntimeError("interrupted")
+        return True
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        pool.decode(rows, chunks=tmp_path, is_valid=fail_at_the_fourth, **LIMITS)
+    kept = sorted(file.name for file in tmp_path.iterdir())
+    assert len(kept) == 2
+    delivered: list[list[Rollout]] = []
+    decoded: list[int] = []
+    wait = ray.wait
+
+    def counted(references: list[Any], **options: Any) -> Any:
+        decoded.append(len(references))
+        return wait(references, **options)
+
+    monkeypatch.setattr(ray, "wait", counted)
+    assert pool.decode(rows, chunks=tmp_path, then=delivered.append, **LIMITS) == undisturbed  # bit for bit
+    assert max(decoded) == 2  # as many as were left
+    assert delivered == [undisturbed]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_chunks_of_other_rows_are_not_taken(pool: DecoderPool, tiny: Any, rows: list[Row], tmp_path: Path) -> None:
+    pool.load_adapter(tiny.adapters[0])
+    others = [(f"other-{name}", prompt) for name, prompt in reversed(rows)]
+    pool.decode(others, chunks=tmp_path, **LIMITS)
+    assert pool.decode(rows, chunks=tmp_path, **LIMITS) == pool.decode(rows, **LIMITS)
 
 
 def test_closing_fails_what_is_pending(tiny: Any, rows: list[Row]) -> None:

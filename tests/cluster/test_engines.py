@@ -11,8 +11,8 @@ from sprec_ray.cluster.catalog_index import CatalogIndex
 from sprec_ray.cluster.decoding import DecodingError
 from sprec_ray.cluster.engines import Engines
 from sprec_ray.cluster.timeline import Clock
-from sprec_ray.cluster.worker import TextSettings
-from sprec_ray.config import DecodingConfig, EvaluationConfig, RunConfig
+from sprec_ray.cluster.worker import EmbedTask, TextSettings
+from sprec_ray.config import DecodingConfig, EvaluationConfig, LoraConfig, RunConfig
 from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.decoding.trie import build_trie
 from sprec_ray.types import AdapterCheckpoint, Example
@@ -22,6 +22,9 @@ CANARY = {"prompt": [1, 2, 3], "response": [4, 5], "logp": -3.0}
 EXAMPLE = Example(example_id="0", history=("Dune",), target="Emma")
 
 
+TASK = EmbedTask(
+    model_path="model", dtype="float32", trust_remote_code=False, adapter=None, lora=LoraConfig(), texts=("Dune",)
+)
 INDEX = CatalogIndex(build_trie([[5, 1]], eos_token_id=1), ("Emma",))
 
 
@@ -94,6 +97,7 @@ class Turns:
         self.engines = Engines(config, folder, Clock(folder))
         self.engines.remember_canary(POLICY, CANARY)
         monkeypatch.setattr("sprec_ray.cluster.engines.TrainingSession", self.session)
+        monkeypatch.setattr("sprec_ray.cluster.engines.pack", lambda path, names=(): None)
         monkeypatch.setattr("sprec_ray.cluster.engines.DecoderPool", self.pool)
         monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda path, **options: None)
         monkeypatch.setattr(TextSettings, "encoder", lambda *_: SimpleNamespace(prompt=lambda history, room: [1, 2]))
@@ -121,7 +125,7 @@ class Turns:
         """Two rounds of decoding and computing."""
         for _ in range(2):
             self.engines.decode(POLICY, [EXAMPLE], "model", search=1, label="")
-            self.engines.embed(SimpleNamespace(), "")  # type: ignore[arg-type]
+            self.engines.embed(TASK, "")
         self.engines.close()
         return self.told
 
@@ -152,6 +156,7 @@ def test_a_decoder_reserves_the_gpus_of_its_tensor_parallel_engine(
     monkeypatch.setattr("sprec_ray.cluster.engines.DecoderPool", lambda *arguments, **_: told.extend(arguments))
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda path, **options: None)
     monkeypatch.setattr("sprec_ray.cluster.engines.catalog_index", lambda *_, **__: INDEX)
+    monkeypatch.setattr("sprec_ray.cluster.engines.pack", lambda path, names=(): None)
     config = DecodingConfig(engine="vllm", tensor_parallel_size=2, gpus_per_decoder=1)
     with pytest.raises(AttributeError):  # None is no pool
         Engines(RunConfig(decoding=config), tmp_path, Clock(tmp_path))._start_decoders("model")

@@ -39,17 +39,17 @@ def test_all_engines_hold_the_weights_in_the_form_that_is_configured(
 
     def embed(task: EmbedTask, label: str) -> dict[str, Any]:
         found.append(task.quantization)
-        np.save(task.out, np.ones((1, 2), dtype=np.float32))
-        return {"compute_s": 0.0}
+        return {"compute_s": 0.0, "vectors": np.ones((1, 2), dtype=np.float32)}
 
     stages.evaluator._run_embedding = embed
-    stages.evaluator._policy_embedder("sft", POLICY, tmp_path)(["Dune"])
+    stages.evaluator._policy_embedder("sft", POLICY)(["Dune"])
 
     def pool(decoding: Any, model: DecoderModel, **_: Any) -> Any:
         found.append(model.quantization)
         return SimpleNamespace(wait_ready=lambda: "fake", close=lambda: None)
 
     monkeypatch.setattr(engines, "DecoderPool", pool)
+    monkeypatch.setattr(engines, "pack", lambda path, names=(): None)
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda path, **options: None)
     stages.engines._start_decoders("somewhere/model")
     stages.close()
