@@ -33,11 +33,26 @@ LOCK = ".lock"
 MAY_CHANGE = (
     "selfplay.num_iterations",
     "output_dir",
-    "training.max_failures",
-    "training.num_threads",
-    "decoding.placement",
+    *(f"{phase}.micro_batch_size" for phase in ("sft", "selfplay_sft", "preference")),
+    *(
+        f"training.{key}"
+        for key in (
+            *("num_workers", "cpus_per_worker", "gpus_per_worker", "num_threads", "zero_stage"),
+            *("gradient_checkpointing", "save_steps", "max_failures"),
+        )
+    ),
+    *(
+        f"decoding.{key}"
+        for key in (
+            *("placement", "num_decoders", "cpus_per_decoder", "gpus_per_decoder", "tensor_parallel_size"),
+            *("chunk_size", "gpu_memory_utilization", "kv_cache_gib", "search_cache_gib"),
+        )
+    ),
 )
-"""Settings that a run may be continued with; they change how it runs or how long, not what it is."""
+"""Settings that a run may be continued with; they change how it runs or how long, not what it is.
+
+Another number of workers changes the order of summation, and with it the last digits.
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
