@@ -194,9 +194,7 @@ def main(arguments: list[str]) -> None:
 
 def print_table(outcomes: list[Outcome]) -> None:
     """Per kind of process: kills, recovered within the command, recovered by the next, same result, orphans."""
-    print(
-        "| process | kills | went on by itself | command given again | same adapters and metrics | orphans | most extra |"
-    )
+    print("| process | kills | went on | started again | same adapters and metrics | orphans | most extra |")
     print("|---|---|---|---|---|---|---|")
     kinds = [*(kind for kind, _ in Counter(outcome.victim for outcome in outcomes).most_common()), "all"]
     for kind in kinds:

@@ -27,7 +27,7 @@ class DecoderActor:
     """Hosts a ``Decoder`` in a Ray actor. Every call carries its adapter, so a restarted actor decodes with it too."""
 
     def __init__(
-        self, config: DecodingConfig, model: DecoderModel, *, seed: int, model_files: Parcel | None = None
+        self, config: DecodingConfig, model: DecoderModel, *, seed: int, model_files: bytes | None = None
     ) -> None:
         import torch
         from transformers.utils import logging as transformers_logging
@@ -35,7 +35,8 @@ class DecoderActor:
         transformers_logging.disable_progress_bar()
         torch.set_num_threads(num_threads(config))
         if model_files is not None:
-            model = dataclasses.replace(model, path=model_files.local())
+            parcel: Parcel = ray.cloudpickle.loads(model_files)
+            model = dataclasses.replace(model, path=parcel.local())
         self._decoder: Decoder = make_decoder(config, model, use_gpu=config.gpus_per_decoder > 0, seed=seed)
         self._adapter: SentAdapter | None = None
         self._index: CatalogIndex | None = None

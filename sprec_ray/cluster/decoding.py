@@ -91,10 +91,12 @@ class DecoderPool:
             max_task_retries=_MAX_RESTARTS,
             runtime_env={"env_vars": environment},
         )
+        # Sealed, because Ray warns of objects that a restart needs; the caller holds this one as long as the pool.
+        files = None if model_files is None else ray.cloudpickle.dumps(model_files)
         self._chunk_size = config.chunk_size
         self._index = (None if index is None else ray.put(index),)  # the decoders of a machine read one copy
         self._actors: list[Any] = [
-            actor_class.remote(config, model, seed=seed, model_files=model_files) for _ in range(config.num_decoders)
+            actor_class.remote(config, model, seed=seed, model_files=files) for _ in range(config.num_decoders)
         ]
         self._adapter: SentAdapter | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoding")
