@@ -100,7 +100,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a crash or a full disk leaves the previous content."""
+    """Write a file whole or not at all: a crash or a full disk leaves the previous content.
+
+    Raises OSError naming the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -109,6 +112,9 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        remedy = "what was written before is kept: mend that and run the same command again"
+        raise OSError(error.errno, f"{error.strerror} ({remedy})", str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -20,6 +20,7 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
@@ -46,6 +47,7 @@ class _Mailbox:
         self.progress: dict[int, tuple[int, int, float]] = {}
         self.states: dict[int, tuple[int, bytes]] = {}
         self.ready_at: float | None = None
+        self.controller: Any = None
         self.changed = asyncio.Condition()
 
     async def _notify(self) -> None:
@@ -100,8 +102,25 @@ class _Mailbox:
             self.states.pop(index, None)
         return outcome, self.progress.get(index), self.states.get(index, (0, b""))[0]
 
+    async def introduce(self, controller: Any) -> None:
+        self.controller = controller
+
+    async def introduced(self) -> Any:
+        return self.controller
+
     async def ready_time(self) -> float | None:
         return self.ready_at
+
+
+class _Introduction(ControllerCallback):  # type: ignore[misc]
+    """Tells the mailbox who controls the group: what ``fit`` runs can be ended only through that actor."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Called in the controller's process."""
+        ray.get(self._mailbox.introduce.remote(ray.get_runtime_context().current_actor))
 
 
 class TrainingSession:
@@ -134,6 +153,7 @@ class TrainingSession:
                 name=f"train-{uuid.uuid4().hex[:8]}",
                 storage_path=str(storage.resolve()),
                 failure_config=ray.train.FailureConfig(max_failures=training.max_failures),
+                callbacks=[_Introduction(self._mailbox)],
                 # Threads that spin while they wait make training hundreds of times slower beside a busy decoder.
                 worker_runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
             ),
@@ -228,4 +248,8 @@ class TrainingSession:
         if ray.get(self._mailbox.is_idle.remote()):
             ray.get(self._mailbox.post.remote(None))
             self._thread.join(timeout=60)
-        ray.kill(self._mailbox)  # workers that still wait for it fail, and the group ends
+        elif (controller := ray.get(self._mailbox.introduced.remote())) is not None:
+            with contextlib.suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+                ray.get(controller.abort.remote(), timeout=60)  # gives back the workers' placement group, then exits
+            self._thread.join(timeout=60)
+        ray.kill(self._mailbox)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sprec_ray.artifacts import MARKER
+from sprec_ray.artifacts import MARKER, PARTIAL, read_json
 from sprec_ray.cluster.run import RunOutcome
 from sprec_ray.config import RunConfig
 
@@ -20,8 +20,9 @@ REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_S = 300
 
 
-def command(tiny_file: Path, output_dir: Path, name: str) -> list[str]:
-    return [sys.executable, "-m", "jobs.train_selfplay", str(tiny_file), f"output_dir={output_dir}", f"name={name}"]
+def command(tiny_file: Path, output_dir: Path, name: str, *more: str) -> list[str]:
+    job = [sys.executable, "-m", "jobs.train_selfplay", str(tiny_file)]
+    return [*job, f"output_dir={output_dir}", f"name={name}", *more]
 
 
 def environment() -> dict[str, str]:
@@ -61,25 +62,32 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def test_a_killed_job_leaves_no_process_and_ends_with_the_same_adapter_when_started_again(
+def test_a_killed_job_leaves_no_process_and_goes_on_with_the_same_bits_when_started_again(
     tiny_file: Path, output_dir: Path, tiny: Callable[..., RunConfig], undisturbed: RunOutcome
 ) -> None:
+    """Killed in the middle of the SFT, then in the middle of decoding: what was done is not done again."""
     folder = output_dir / "killed"
-    job = subprocess.Popen(
-        command(tiny_file, output_dir, "killed"),
-        cwd=REPOSITORY,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_for(lambda: (folder / "sft" / MARKER).exists() or job.poll() is not None)
-    assert job.poll() is None, "the job ended before it could be killed"
-    below = descendants(job.pid)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
-    wait_for(lambda: not any(is_running(pid) for pid in below))
+    often = ["training.save_steps=1", "decoding.chunk_size=2"]
+    state = folder / "sft" / PARTIAL / "state.safetensors"
+    chunks = folder / "iteration-0" / "rollouts" / PARTIAL / "chunks"
+    for reached in (state.exists, lambda: chunks.is_dir() and len(list(chunks.iterdir())) > 2):
+        job = subprocess.Popen(
+            command(tiny_file, output_dir, "killed", *often),
+            cwd=REPOSITORY,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for(lambda reached=reached, job=job: reached() or job.poll() is not None)  # type: ignore[misc]
+        assert job.poll() is None, "the job ended before it could be killed"
+        below = descendants(job.pid)
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+        wait_for(lambda below=below: not any(is_running(pid) for pid in below))  # type: ignore[misc]
+    kept = {file: file.stat().st_mtime_ns for file in chunks.iterdir()}
+    assert kept
     again = subprocess.run(
-        command(tiny_file, output_dir, "killed"),
+        command(tiny_file, output_dir, "killed", *often),
         cwd=REPOSITORY,
         env=environment(),
         capture_output=True,
@@ -89,5 +97,7 @@ def test_a_killed_job_leaves_no_process_and_ends_with_the_same_adapter_when_star
     )
     assert "iteration-0" in again.stdout
     assert f"Report: {folder / 'report.html'}" in again.stdout
+    assert read_json(folder / "sft" / MARKER)["summary"]["num_resumed_steps"] > 0
+    assert not list(folder.rglob(PARTIAL))
     adapter = Path("iteration-0") / "preference" / "adapter_model.safetensors"
     assert (folder / adapter).read_bytes() == (undisturbed.report.parent / adapter).read_bytes()
