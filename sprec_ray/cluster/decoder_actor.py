@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from functools import cached_property, partial
 from math import isnan
 from typing import Any
 
@@ -37,9 +38,15 @@ class DecoderActor:
         if model_files is not None:
             parcel: Parcel = ray.cloudpickle.loads(model_files)
             model = dataclasses.replace(model, path=parcel.local())
-        self._decoder: Decoder = make_decoder(config, model, use_gpu=config.gpus_per_decoder > 0, seed=seed)
+        self._make = partial(make_decoder, config, model, use_gpu=config.gpus_per_decoder > 0, seed=seed)
+        if config.placement != "colocate" or not ray.get_runtime_context().was_current_actor_reconstructed:
+            _ = self._decoder  # else it died asleep, maybe, and the trainers hold the GPU: the next call starts it
         self._adapter: SentAdapter | None = None
         self._index: CatalogIndex | None = None
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return self._make()
 
     def engine(self) -> str:
         """The engine's name and version."""
@@ -113,7 +120,8 @@ class DecoderActor:
 
     def sleep(self) -> None:
         """Leave the GPU to a trainer."""
-        self._decoder.sleep()
+        if "_decoder" in self.__dict__:
+            self._decoder.sleep()
 
     def wake(self) -> None:
         """Be ready to decode again."""

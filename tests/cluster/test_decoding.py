@@ -245,6 +245,26 @@ def test_decoders_sleep_when_what_was_started_is_decoded_and_wake_for_the_next(
     assert_same(pool.decode(rows, **LIMITS), expected)
 
 
+def test_a_decoder_killed_asleep_takes_no_gpu_until_it_is_called(
+    reference: TransformersDecoder, tiny: Any, rows: list[Row]
+) -> None:
+    """On a shared GPU the trainers compute when it starts again."""
+
+    def has_engine(actor: Any) -> bool:
+        return bool(ray.get(actor.__ray_call__.remote(lambda self: "_decoder" in self.__dict__)))
+
+    with DecoderPool(pool_config(placement="colocate"), decoder_model(tiny), seed=0) as pool:
+        pool.load_adapter(tiny.adapters[0])
+        (actor,) = pool._actors
+        assert has_engine(actor)
+        pool.sleep()
+        os.kill(ray.get(actor.process_id.remote()), signal.SIGKILL)
+        assert not has_engine(actor)
+        pool.sleep()
+        assert not has_engine(actor)
+        assert_same(pool.decode(rows, **LIMITS), expected_rollouts(reference, tiny.adapters[0], rows))
+
+
 def test_progress_is_logged_without_a_terminal(
     pool: DecoderPool, rows: list[Row], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,42 @@
+"""A run that is continued with other resources than it was started with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sprec_ray.artifacts import MARKER, read_json
+from sprec_ray.cluster.run import RunOutcome, train_selfplay
+from sprec_ray.cluster.training import TrainingError, TrainingSession
+from sprec_ray.config import RunConfig
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_run_of_four_workers_interrupted_in_training_goes_on_with_two(
+    tiny: Callable[..., RunConfig], undisturbed: RunOutcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted at the first state of the first SFT. Sums are in another order, so the last digits may differ."""
+    four = tiny("elastic", "training.num_workers=4", "training.cpus_per_worker=0.25", "training.save_steps=1")
+    two = tiny("elastic", "training.num_workers=2", "training.cpus_per_worker=0.5", "training.save_steps=1")
+    run = TrainingSession.run
+
+    def interrupted(self: TrainingSession, task: object, *, label: str, keep_state: object = None) -> object:
+        def keep_and_fail(state: bytes) -> None:
+            keep_state(state)  # type: ignore[operator]
+            raise OSError("interrupted")
+
+        return run(self, task, label=label, keep_state=keep_and_fail)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingSession, "run", interrupted)
+        with pytest.raises((OSError, TrainingError), match="interrupted"):
+            train_selfplay(four)
+    outcome = train_selfplay(two)
+    folder = outcome.report.parent
+    assert read_json(folder / "sft" / MARKER)["summary"]["num_resumed_steps"] > 0
+    adapter = Path("sft") / "adapter_model.safetensors"
+    ours, theirs = load_file(folder / adapter), load_file(undisturbed.report.parent / adapter)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
