@@ -40,7 +40,8 @@ KINDS = {
     "gcs_server": "GCS",
     "raylet/raylet": "raylet",
     "jobs.train_selfplay": "driver",
-    "ray::": "other Ray worker",
+    "ray::IDLE": "idle Ray worker",
+    "ray::": "Ray actor of Train or Data",
 }
 """What a command line contains, and the name of such a process; the first that fits counts."""
 
@@ -117,10 +118,12 @@ def wait(job: subprocess.Popen[bytes], mark: str) -> int:
 
 
 def orphans(mark: str) -> dict[int, str]:
-    """What is left of a run after some seconds of grace."""
-    deadline = time.monotonic() + 20
+    """What is left of a run a minute after its driver ended: Ray's services look for their parent now and then."""
+    deadline = time.monotonic() + 60
     while (left := processes(mark)) and time.monotonic() < deadline:
         time.sleep(0.5)
+    for command in left.values():
+        print(f"orphan: {command}")
     return left
 
 
