@@ -82,6 +82,7 @@ class _Mailbox:
     async def save(self, index: int, state: bytes) -> None:
         # By value: what a worker has put into the object store is gone when it dies.
         self.states[index] = (self.states.get(index, (0, b""))[0] + 1, state)
+        await self._notify()
 
     async def state(self, index: int) -> bytes | None:
         """The state to go on from: the last one saved, else the one that came with the task."""
@@ -89,12 +90,19 @@ class _Mailbox:
         return saved
 
     async def poll(
-        self, index: int, timeout_s: float
+        self, index: int, num_saves: int, timeout_s: float
     ) -> tuple[tuple[str, Any] | None, tuple[int, int, float] | None, int]:
-        """The outcome, waited for at most ``timeout_s`` seconds, the latest progress and how many states were saved."""
+        """The outcome, the latest progress and how many states were saved.
+
+        Waits at most ``timeout_s`` seconds for an outcome or for more than ``num_saves`` states.
+        """
+
+        def is_news() -> bool:
+            return index in self.outcomes or self.states.get(index, (0, b""))[0] > num_saves
+
         async with self.changed:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.changed.wait_for(lambda: index in self.outcomes), timeout_s)
+                await asyncio.wait_for(self.changed.wait_for(is_news), timeout_s)
         outcome = self.outcomes.get(index)
         if outcome is not None:
             self.outcomes[index] = (outcome[0], None)  # the driver has it now; it may be large
@@ -209,7 +217,7 @@ class TrainingSession:
         num_steps = num_saves = 0
         last, seen_at = None, time.monotonic()
         while True:
-            outcome, progress, saves = ray.get(self._mailbox.poll.remote(index, 0.5))
+            outcome, progress, saves = ray.get(self._mailbox.poll.remote(index, num_saves, 0.5))
             if keep_state is not None and outcome is None and saves > num_saves:
                 keep_state(ray.get(self._mailbox.state.remote(index)))
                 num_saves = saves

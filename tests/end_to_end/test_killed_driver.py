@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from sprec_ray.artifacts import MARKER, PARTIAL, read_json
-from sprec_ray.cluster.run import RunOutcome
+from sprec_ray.cluster.run import train_selfplay
 from sprec_ray.config import RunConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
 REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_S = 300
@@ -63,11 +63,12 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def test_a_killed_job_leaves_no_process_and_goes_on_with_the_same_bits_when_started_again(
-    tiny_file: Path, output_dir: Path, tiny: Callable[..., RunConfig], undisturbed: RunOutcome
+    tiny_file: Path, output_dir: Path, tiny: Callable[..., RunConfig]
 ) -> None:
     """Killed in the middle of the SFT, then in the middle of decoding: what was done is not done again."""
     folder = output_dir / "killed"
-    often = ["training.save_steps=1", "decoding.chunk_size=2"]
+    often = ["training.save_steps=2", "sft.num_epochs=60", "decoding.chunk_size=2"]
+    undisturbed = train_selfplay(tiny("not-killed", *often))
     state = folder / "sft" / PARTIAL / "state.safetensors"
     chunks = folder / "iteration-0" / "rollouts" / PARTIAL / "chunks"
     for reached in (state.exists, lambda: chunks.is_dir() and len(list(chunks.iterdir())) > 2):
