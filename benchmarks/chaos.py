@@ -118,8 +118,8 @@ def wait(job: subprocess.Popen[bytes], mark: str) -> int:
 
 
 def orphans(mark: str) -> dict[int, str]:
-    """What is left of a run a minute after its driver ended: Ray's services look for their parent now and then."""
-    deadline = time.monotonic() + 60
+    """What is left of a run two minutes after its driver ended: Ray's agents try a minute to tell the dead GCS."""
+    deadline = time.monotonic() + 120
     while (left := processes(mark)) and time.monotonic() < deadline:
         time.sleep(0.5)
     for command in left.values():
