@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from sprec_ray.addresses import holds_credentials
 from sprec_ray.config import ConfigError, RunConfig
 
 _ADAPTER = TypeAdapter(RunConfig)
@@ -24,6 +25,7 @@ def load_config(arguments: Sequence[str]) -> RunConfig:
     merged: dict[str, Any] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
+        _refuse_credentials({key: value})  # also of a setting that a later argument replaces: reports show the command
         if equals and not key.endswith((".yaml", ".yml")):
             _merge(merged, _nested(key.strip(), _scalar(value)), source=argument)
         else:
@@ -33,6 +35,7 @@ def load_config(arguments: Sequence[str]) -> RunConfig:
 
 def make_config(values: Mapping[str, Any]) -> RunConfig:
     """A RunConfig of nested plain values; ConfigError names the first key that is wrong."""
+    _refuse_credentials(values)
     try:
         return _ADAPTER.validate_python(dict(values))
     except ValidationError as error:
@@ -71,6 +74,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected sections with keys, found {type(values).__name__}")
     return values
+
+
+def _refuse_credentials(values: Mapping[str, Any]) -> None:
+    """Settings are saved in config.yaml and shown in the report: an address must not carry a secret there."""
+    for key, value in flatten(values).items():
+        if isinstance(value, str) and holds_credentials(value):
+            raise ConfigError(
+                f"{key} holds an address with credentials inside, which would be saved with the run; take them out and "
+                "set them in the environment (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+            )
 
 
 def _scalar(text: str) -> Any:

@@ -16,12 +16,13 @@ from sprec_ray.config import PhaseConfig, RunConfig
 from sprec_ray.config_files import config_to_dict
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import render_prompt, render_response
+from sprec_ray.mirror import Mirror
 from sprec_ray.training.phase import Phase
 from sprec_ray.types import Example, PreferenceGroup
 
 
 def pretrained_model(
-    config: RunConfig, cache: Path, engines: Engines, *, train: Sequence[Example], catalog: Catalog
+    config: RunConfig, cache: Path, engines: Engines, *, train: Sequence[Example], catalog: Catalog, mirror: Mirror
 ) -> str:
     """The folder of the small Llama, pre-trained on the whole text of the training examples unless it is cached.
 
@@ -38,8 +39,11 @@ def pretrained_model(
     stage = Stage(cache / f"model-{key.hexdigest()[:16]}")
     with locked(cache / f".{stage.path.name}.lock"):  # two runs that need the same model do not train it twice
         if not stage.is_finished:
+            mirror.pull(f"cache/{stage.path.name}")
+        if not stage.is_finished:
             stage.start()
             stage.finish(_pretrain(config, stage, engines, examples=examples, catalog=catalog))
+        mirror.push(stage.path)
     return str(stage.path)
 
 

@@ -24,6 +24,7 @@ from sprec_ray.config import ConfigError, PhaseConfig, PreferenceConfig, RunConf
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import parse_response
 from sprec_ray.data.sequences import derive_rng
+from sprec_ray.mirror import open_mirror
 from sprec_ray.selfplay.negatives import mix_random, random_groups, self_play_groups
 from sprec_ray.training.phase import Phase
 from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, PreferenceGroup, Rollout
@@ -39,6 +40,7 @@ class RayStages:
     def __init__(self, config: RunConfig, folder: Path, *, split: Split = "test") -> None:
         self.config, self.folder, self.split = config, folder, split
         self.clock = Clock(folder)
+        self.mirror = open_mirror(config.output_dir)
         self.engines = Engines(config, folder, self.clock, lambda: self.catalog.titles)
         self._evaluations = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
         self._pending: list[Future[EvalResult]] = []
@@ -88,8 +90,9 @@ class RayStages:
         if self.config.model.name_or_path != "scratch":
             given = Path(self.config.model.name_or_path).expanduser()
             return str(given.resolve()) if given.is_dir() else self.config.model.name_or_path
+        cache, examples = self.folder.parent / "cache", self.train_examples
         return pretrained_model(
-            self.config, self.folder.parent / "cache", self.engines, train=self.train_examples, catalog=self.catalog
+            self.config, cache, self.engines, train=examples, catalog=self.catalog, mirror=self.mirror
         )
 
     @contextmanager
@@ -100,6 +103,7 @@ class RayStages:
         summary: dict[str, Any] = {}
         yield summary
         stage.finish(summary)
+        self.mirror.push(self.folder)
 
     def first_sft(self) -> AdapterCheckpoint:
         """A_0: SFT of a fresh adapter on all training examples."""

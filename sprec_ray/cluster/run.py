@@ -17,12 +17,14 @@ from typing import Any
 import ray
 import yaml
 
+from sprec_ray.addresses import is_remote
 from sprec_ray.artifacts import MARKER, ArtifactError, Stage, read_json, write_json, write_text
 from sprec_ray.cluster.pipeline import RayStages, Split
 from sprec_ray.cluster.results import read_results, write_results
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import config_to_dict, flatten, read_yaml
 from sprec_ray.decoding.decoder import resolve_engine
+from sprec_ray.mirror import open_mirror, working_folder
 from sprec_ray.selfplay.loop import run_self_play
 from sprec_ray.types import EvalResult
 
@@ -61,6 +63,9 @@ class RunOutcome:
 
     results: tuple[EvalResult, ...]
     report: Path
+    """In the working folder of this machine."""
+    address: str
+    """Where users find the report: the same file, or the one at the address that ``output_dir`` is."""
     was_finished: bool
     """True when there was nothing left to do."""
 
@@ -72,15 +77,16 @@ def train_selfplay(config: RunConfig) -> RunOutcome:
     """
     with open_run(config) as folder:
         report = folder / "report.html"
+        address = open_mirror(config.output_dir).address(report)
         if _is_finished(config, folder):
-            return RunOutcome(results=read_results(folder), report=report, was_finished=True)
+            return RunOutcome(results=read_results(folder), report=report, address=address, was_finished=True)
         with _stages(config, folder) as stages:
             stages.prepare()
             results = [*run_self_play(config, stages), *stages.evaluator.baselines()]
             engine = stages.decoding_engine()
         training = f"DeepSpeed, ZeRO {config.training.zero_stage}"
         write_results(config, folder, results, engines={"decoding": engine, "training": training})
-        return RunOutcome(results=tuple(results), report=report, was_finished=False)
+        return RunOutcome(results=tuple(results), report=report, address=address, was_finished=False)
 
 
 def evaluate_on_valid(config: RunConfig) -> tuple[EvalResult, ...]:
@@ -88,7 +94,7 @@ def evaluate_on_valid(config: RunConfig) -> tuple[EvalResult, ...]:
 
     Raises ConfigError when the run is not finished.
     """
-    if not run_folder(config).is_dir():
+    if not is_remote(config.output_dir) and not run_folder(config).is_dir():
         raise ConfigError(f"{run_folder(config)} does not exist; run jobs.train_selfplay with the same arguments first")
     with open_run(config) as folder:
         if not _is_finished(config, folder):
@@ -120,10 +126,12 @@ def open_run(config: RunConfig) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"another process is running {folder}; wait for it or choose another name=") from None
-        _check_same_run(config, folder)
-        _check_whole(folder)
-        write_text(folder / "config.yaml", yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True))
-        yield folder
+        with open_mirror(config.output_dir).opened(config.name):
+            _check_same_run(config, folder)
+            _check_whole(folder)
+            settings = yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
+            write_text(folder / "config.yaml", settings)
+            yield folder
 
 
 @contextmanager
@@ -141,8 +149,11 @@ def _stages(config: RunConfig, folder: Path, *, split: Split = "test") -> Iterat
 
 
 def run_folder(config: RunConfig) -> Path:
-    """The run's absolute folder. A Ray job's working directory is temporary: there it is under the home directory."""
-    output = Path(config.output_dir).expanduser()
+    """The run's absolute folder on this machine; of an address it is a mirror.
+
+    A Ray job's working directory is temporary: a relative ``output_dir`` is under the home directory there.
+    """
+    output = working_folder(config.output_dir)
     if not output.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         output = Path.home() / "sprec_ray" / output
         logger.warning("output_dir is relative and a Ray job's folder is temporary: writing to %s", output)

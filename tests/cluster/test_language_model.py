@@ -8,6 +8,7 @@ from sprec_ray.cluster.language_model import pretrained_model
 from sprec_ray.cluster.worker import TextSettings
 from sprec_ray.config_files import load_config
 from sprec_ray.data.catalog import Catalog
+from sprec_ray.mirror import Mirror
 from sprec_ray.training.phase import Phase
 from sprec_ray.types import Example
 
@@ -35,5 +36,5 @@ def test_the_small_llama_is_pre_trained_unquantized_whatever_is_asked_of_the_pol
     engines: Any = SimpleNamespace(text=TEXT, train=train)
     catalog = Catalog(titles=("Dune", "Emma"), genres={})
     example = Example(example_id="0", history=("Dune",), target="Emma")
-    pretrained_model(config, tmp_path, engines, train=[example], catalog=catalog)
+    pretrained_model(config, tmp_path, engines, train=[example], catalog=catalog, mirror=Mirror(tmp_path, None))
     assert [(phase.lora, phase.quantization) for phase in phases] == [(None, "none")]

@@ -1,0 +1,45 @@
+"""Where a run is kept: a folder, or an address of ``pyarrow.fs`` such as ``s3://bucket/prefix``."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qs, unquote, urlsplit
+
+_SECRET_OPTIONS = frozenset({"access_key", "secret_key", "session_token", "access_token", "token", "password", "sig"})
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def is_remote(output_dir: str) -> bool:
+    """Whether an ``output_dir`` is an address elsewhere, not a folder of this machine (``file://`` is one)."""
+    return bool(_SCHEME.match(output_dir)) and not output_dir.startswith("file://")
+
+
+def as_folder(output_dir: str) -> str:
+    """The folder that an ``output_dir`` on this machine names.
+
+    >>> as_folder("file:///data/runs")
+    '/data/runs'
+    """
+    return unquote(output_dir.removeprefix("file://")) if output_dir.startswith("file://") else output_dir
+
+
+def without_options(address: str) -> str:
+    """An address as it is shown: without what follows the question mark, and without a slash at its end."""
+    return address.partition("?")[0].rstrip("/")
+
+
+def holds_credentials(text: str) -> bool:
+    """Whether a text is an address with a secret inside, in front of the host or among its options.
+
+    >>> holds_credentials("s3://KEY:SECRET@bucket/runs"), holds_credentials("hdfs://user@host:8020/runs")
+    (True, False)
+    """
+    if not _SCHEME.match(text):
+        return False
+    # A secret may hold an unescaped slash, so all that is left of an @ is looked at; host:8020/x@y is a port.
+    user, at, _ = text.partition("://")[2].partition("?")[0].rpartition("@")
+    _, colon, secret = user.partition(":")
+    if at and colon and not secret.partition("/")[0].isdigit():
+        return "/" not in user.partition(":")[0]
+    options = {name.lower() for name in parse_qs(urlsplit(text).query, keep_blank_values=True)}
+    return bool(options & _SECRET_OPTIONS)

@@ -1,0 +1,136 @@
+"""A run whose ``output_dir`` is an S3 address, against moto's server, on one machine after another."""
+
+import json
+import os
+import shutil
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sprec_ray.artifacts import MARKER
+from sprec_ray.cluster.run import RunOutcome, run_folder, train_selfplay
+from sprec_ray.config import ConfigError, RunConfig
+from sprec_ray.config_files import load_config
+from sprec_ray.mirror import Mirror
+from sprec_ray.storage import Storage, open_storage
+
+Make = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty bucket, for a machine with an empty home."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("SPREC_RAY_HOME", str(tmp_path / "home"))
+    for call in ("moto-api/reset", "runs-of-a-team"):
+        method = "POST" if "reset" in call else "PUT"
+        urllib.request.urlopen(urllib.request.Request(f"http://{endpoint}/{call}", method=method)).close()
+    return f"s3://runs-of-a-team/tiny?endpoint_override={endpoint}&scheme=http"
+
+
+def adapter_of(folder: Path) -> bytes:
+    return (folder / "iteration-0" / "preference" / "adapter_model.safetensors").read_bytes()
+
+
+def names(storage: Storage, name: str) -> set[str]:
+    return set(storage.files(name))
+
+
+@pytest.mark.slow
+def test_a_run_killed_on_one_machine_is_continued_from_s3_alone_with_the_same_adapter(
+    undisturbed: RunOutcome, tiny: Make, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first machine dies before its preference training: its mirror is deleted and its lease was never given back."""
+    config = tiny("elsewhere", f"output_dir={bucket}")
+    storage = open_storage(bucket)
+
+    class MachineDied(BaseException):
+        pass
+
+    push = Mirror.push
+
+    def die_after_pairing(mirror: Mirror, path: Path, *, unfinished: bool = False) -> None:
+        push(mirror, path, unfinished=unfinished)
+        if (path / "iteration-0" / "groups" / MARKER).is_file():
+            raise MachineDied
+
+    with monkeypatch.context() as patched, pytest.raises(MachineDied):
+        patched.setattr(Mirror, "push", die_after_pairing)
+        train_selfplay(config)
+    assert "elsewhere/sft/adapter_model.safetensors" in names(storage, "elsewhere")
+    assert not any("preference" in name or "results" in name for name in names(storage, "elsewhere"))
+    assert any(name.endswith(MARKER) for name in names(storage, "cache"))
+    shutil.rmtree(os.environ["SPREC_RAY_HOME"])
+
+    outcome = train_selfplay(config)
+    assert outcome.address == "s3://runs-of-a-team/tiny/elsewhere/report.html"
+    assert outcome.results == undisturbed.results
+    assert adapter_of(run_folder(config)) == adapter_of(undisturbed.report.parent)
+    kept = names(storage, "elsewhere")
+    assert {"elsewhere/results.json", "elsewhere/report.html", "elsewhere/timeline.jsonl"} <= kept
+    assert f"elsewhere/iteration-0/preference/{MARKER}" in kept
+    assert not any(part.startswith(".") for name in kept for part in name.split("/"))
+    trained = json.loads((storage.read("elsewhere/results.json") or b"").decode())
+    assert [row["label"] for row in trained["results"]] == [result.label for result in undisturbed.results]
+
+    shutil.rmtree(os.environ["SPREC_RAY_HOME"])
+    again = train_selfplay(config)
+    assert again.was_finished
+    assert again.results == outcome.results
+
+
+def refused(address: str, tmp_path: Path) -> str:
+    """The sentence with which an address is refused, before Ray is started."""
+    with pytest.raises(ConfigError) as caught:
+        train_selfplay(load_config([f"output_dir={address}", "name=never"]))
+    assert "\n" not in str(caught.value)
+    assert "endpoint_override=" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*arguments: object) -> bool:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("sprec_ray.cluster.run._connect", forbidden)
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_bucket_that_does_not_exist_is_named_before_anything_starts(bucket: str, tmp_path: Path) -> None:
+    message = refused(bucket.replace("runs-of-a-team", "no-such-bucket"), tmp_path)
+    assert message.startswith("output_dir=s3://no-such-bucket/tiny cannot be used")
+    assert message.endswith("create the bucket or correct its name")
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_credentials_that_may_not_write_are_named_before_anything_starts(
+    bucket: str, endpoint: str, tmp_path: Path
+) -> None:
+    urllib.request.urlopen(f"http://{endpoint}/moto-api/reset-auth", data=b"0").close()
+    try:
+        message = refused(bucket, tmp_path)
+    finally:
+        urllib.request.urlopen(f"http://{endpoint}/moto-api/reset-auth", data=b"Infinity").close()
+    assert "AWS_ACCESS_KEY_ID" in message
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_ray")
+def test_an_endpoint_that_does_not_answer_is_named_before_anything_starts(bucket: str, tmp_path: Path) -> None:
+    message = refused(bucket.replace("endpoint_override=127.0.0.1", "endpoint_override=127.0.0.2"), tmp_path)
+    assert message.endswith("check the network, the region and endpoint_override")
