@@ -7,10 +7,11 @@ from sprec_ray.config_files import load_config
 def main(arguments: list[str]) -> None:
     """Print the table of the run's policies on the validation rows; the arguments are those of the run."""
     config = load_config(arguments)
-    from sprec_ray.cluster.run import evaluate_on_valid  # after the configuration is known to be good
+    from sprec_ray.cluster.run import address_of, evaluate_on_valid  # after the configuration is known to be good
     from sprec_ray.evaluation.report_tables import format_table
 
     print(format_table(evaluate_on_valid(config)))
+    print(f"Written to {address_of(config, 'results-valid.json')}")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ from sprec_ray.config_files import load_config
 def main(arguments: list[str]) -> None:
     """Write the data of the configuration under ``<output_dir>/<name>/data`` and print its counts."""
     config = load_config(arguments)
-    from sprec_ray.cluster.run import prepare_run  # after the configuration is known to be good
+    from sprec_ray.cluster.run import address_of, prepare_run  # after the configuration is known to be good
 
-    folder, counts = prepare_run(config)
+    _, counts = prepare_run(config)
     for name, count in counts.items():
         print(f"{name}: {count}")
-    print(f"Data: {folder}")
+    print(f"Data: {address_of(config, 'data')}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> None:
     if outcome.was_finished:
         print("This run is finished; nothing was done. Delete its folder or choose another name= to run again.")
     print(format_table(outcome.results))
-    print(f"Report: {outcome.report}")
+    print(f"Report: {outcome.address}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Where a run is kept: a folder, or an address of ``pyarrow.fs`` such as ``s3://bucket/prefix``."""
+"""Where results are kept: a folder, or an address of ``pyarrow.fs`` such as ``s3://bucket/prefix``."""
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 _SECRET_OPTIONS = frozenset({"access_key", "secret_key", "session_token", "access_token", "token", "password", "sig"})
@@ -14,13 +16,16 @@ def is_remote(output_dir: str) -> bool:
     return bool(_SCHEME.match(output_dir)) and not output_dir.startswith("file://")
 
 
-def as_folder(output_dir: str) -> str:
-    """The folder that an ``output_dir`` on this machine names.
+def lasting(path: str) -> Path:
+    """A path to write results to. A relative one of a Ray job, whose folder is temporary, is below ``~/sprec_ray``.
 
-    >>> as_folder("file:///data/runs")
-    '/data/runs'
+    >>> lasting("file:///data/runs")
+    PosixPath('/data/runs')
     """
-    return unquote(output_dir.removeprefix("file://")) if output_dir.startswith("file://") else output_dir
+    here = Path(unquote(path.removeprefix("file://")) if path.startswith("file://") else path).expanduser()
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and not here.is_absolute():
+        return Path.home() / "sprec_ray" / here
+    return here
 
 
 def without_options(address: str) -> str:

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sprec_ray.addresses import as_folder, is_remote
-from sprec_ray.artifacts import MARKER, read_json, write_json
+from sprec_ray.addresses import is_remote, lasting
+from sprec_ray.artifacts import MARKER, PARTIAL, read_json, write_json
 from sprec_ray.lease import hold_lease
 from sprec_ray.storage import RemoteFile, Storage, open_storage
 
@@ -33,7 +33,7 @@ def working_folder(output_dir: str) -> Path:
     Mirrors lie below ``$SPREC_RAY_HOME``, else ``~/.cache/sprec_ray``.
     """
     if not is_remote(output_dir):
-        return Path(as_folder(output_dir)).expanduser()
+        return lasting(output_dir)
     home = Path(os.environ.get("SPREC_RAY_HOME") or Path.home() / ".cache" / "sprec_ray").expanduser()
     return home / hashlib.sha256(output_dir.rstrip("/").encode()).hexdigest()[:16]
 
@@ -48,12 +48,6 @@ class Mirror:
     def __init__(self, folder: Path, storage: Storage | None) -> None:
         self.folder, self.storage = folder, storage
         self._lock = threading.Lock()
-
-    def address(self, path: Path) -> str:
-        """Where a user finds a local path: at the address, or just there."""
-        if self.storage is None:
-            return str(path)
-        return f"{self.storage.address}/{path.relative_to(self.folder)}"
 
     @contextmanager
     def opened(self, name: str) -> Iterator[None]:
@@ -99,11 +93,10 @@ class Mirror:
             finally:
                 self._remember(name, known)
 
-    def push(self, path: Path, *, unfinished: bool = False) -> None:
-        """Make the folder at the address equal to a local one: new and changed files, then the marker.
+    def push(self, path: Path) -> None:
+        """Make the folder at the address equal to a local one: new and changed files, then the markers.
 
-        Of a whole run finished stages and the files beside them are pushed; ``unfinished`` also takes stages without
-        a marker, whose files must be whole.
+        Of an unfinished stage below it only what is in ``partial`` is pushed: other files may be half written.
         """
         if self.storage is None:
             return
@@ -111,10 +104,10 @@ class Mirror:
             name = str(path.relative_to(self.folder))
             known, local = self._known(name), self._local(name)
             stages = _stages(local)
-            top = name.count("/") + 1
+            num_parts = name.count("/") + 1
             try:
                 for file in sorted(local, key=_marker_last):
-                    whole = unfinished or file.count("/") == top or file.startswith(stages)
+                    whole = file.startswith(stages) or file.count("/") == num_parts or f"/{PARTIAL}/" in file
                     if whole and known.get(file, ())[:2] != local[file]:
                         self.storage.upload(self.folder / file, file)
                         known[file] = (*local[file], *(self.storage.version(file) or RemoteFile(-1, 0)))

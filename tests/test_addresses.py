@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from sprec_ray.addresses import as_folder, holds_credentials, is_remote, without_options
+from sprec_ray.addresses import holds_credentials, is_remote, lasting, without_options
 from sprec_ray.config import ConfigError
 from sprec_ray.config_files import load_config, make_config
 
@@ -14,8 +16,17 @@ def test_folders_and_file_addresses_are_local() -> None:
         False
     ] * 5
     assert [is_remote(place) for place in ("s3://bucket/runs", "gs://bucket", "hdfs://host:8020/runs")] == [True] * 3
-    assert as_folder("file:///data/my%20runs") == "/data/my runs"
-    assert as_folder("runs") == "runs"
+
+
+def test_results_with_a_relative_path_outlive_the_folder_of_a_ray_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setenv("HOME", "/home/user")
+    assert lasting("runs") == Path("runs")
+    assert lasting("file:///data/my%20runs") == Path("/data/my runs")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert lasting("runs") == Path("/home/user/sprec_ray/runs")
+    assert lasting("~/runs") == Path("/home/user/runs")
+    assert lasting("/data/runs") == Path("/data/runs")
 
 
 def test_an_address_is_shown_without_its_options() -> None:

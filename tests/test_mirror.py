@@ -76,19 +76,24 @@ def test_what_is_equal_is_not_copied_again(first: Mirror, place: tuple[Storage, 
     assert len(place[1].writes) == num_writes
 
 
-def test_unfinished_stages_stay_here_unless_they_are_asked_for(
-    first: Mirror, place: tuple[Storage, Unreliable]
+def test_of_an_unfinished_stage_only_its_partial_folder_is_pushed(
+    first: Mirror, second: Mirror, place: tuple[Storage, Unreliable]
 ) -> None:
-    """State inside a stage is pushed by name; the finished stage replaces it."""
+    """Other files may be half written; the finished stage replaces what was partial."""
     stage = Stage(first.folder / "demo" / "sft").start()
-    write_text(stage.path / "state", "step 4")
+    write_text(stage.path / "adapter", "A")
+    write_text(stage.partial / "state", "step 4")
+    first.push(stage.partial)
     first.push(first.folder / "demo")
-    assert place[0].files("demo") == {}
-    first.push(stage.path, unfinished=True)
-    assert list(place[0].files("demo")) == ["demo/sft/state"]
+    assert list(place[0].files("demo")) == ["demo/sft/partial/state"]
+    second.pull("demo")
+    assert (second.folder / "demo" / "sft" / "partial" / "state").read_text() == "step 4"
     fill(first, "sft", adapter="A_0")
     first.push(first.folder / "demo")
     assert sorted(place[0].files("demo")) == [f"demo/sft/{MARKER}", "demo/sft/adapter"]
+    second.pull("demo")
+    assert Stage(second.folder / "demo" / "sft").is_finished
+    assert not (second.folder / "demo" / "sft" / "partial" / "state").exists()
 
 
 def test_what_was_deleted_at_the_address_is_deleted_here(first: Mirror, place: tuple[Storage, Unreliable]) -> None:
@@ -132,4 +137,3 @@ def test_a_local_folder_has_no_mirror(tmp_path: Path) -> None:
     with mirror.opened("demo"):
         mirror.push(tmp_path / "demo")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
-    assert mirror.address(tmp_path / "demo") == str(tmp_path / "demo")

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,15 @@ class Engines:
     """Trains, decodes and embeds for the stages, and times what it does."""
 
     def __init__(
-        self, config: RunConfig, folder: Path, clock: Clock, titles: Callable[[], Sequence[str]] = tuple
+        self,
+        config: RunConfig,
+        folder: Path,
+        clock: Clock,
+        titles: Callable[[], Sequence[str]] = tuple,
+        push: Callable[[Path], None] = lambda partial: None,
     ) -> None:
         self._config, self._folder, self._clock, self._titles = config, folder, clock, titles
+        self._push = push
         self._lock = threading.RLock()
         self._canaries: dict[str, dict[str, Any]] = {}
         self._pool: DecoderPool | None = None
@@ -158,7 +164,12 @@ class Engines:
             parcels=(pack(rows), *self._parcels(phase.model_path, phase.init_adapter, phase.reference_adapter)),
             saved=state.read_bytes() if state.is_file() else None,
         )
-        summary = session.run(task, label=name, keep_state=partial(write_bytes, state))
+
+        def keep_state(content: bytes) -> None:
+            write_bytes(state, content)
+            self._push(stage.partial)
+
+        summary = session.run(task, label=name, keep_state=keep_state)
         trained = time.time() - summary["compute_s"]
         launched = session.take_launch()
         if launched is not None:

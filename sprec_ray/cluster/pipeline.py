@@ -41,7 +41,7 @@ class RayStages:
         self.config, self.folder, self.split = config, folder, split
         self.clock = Clock(folder)
         self.mirror = open_mirror(config.output_dir)
-        self.engines = Engines(config, folder, self.clock, lambda: self.catalog.titles)
+        self.engines = Engines(config, folder, self.clock, lambda: self.catalog.titles, self.mirror.push)
         self._evaluations = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
         self._pending: list[Future[EvalResult]] = []
 
@@ -90,10 +90,8 @@ class RayStages:
         if self.config.model.name_or_path != "scratch":
             given = Path(self.config.model.name_or_path).expanduser()
             return str(given.resolve()) if given.is_dir() else self.config.model.name_or_path
-        cache, examples = self.folder.parent / "cache", self.train_examples
-        return pretrained_model(
-            self.config, cache, self.engines, train=examples, catalog=self.catalog, mirror=self.mirror
-        )
+        cache, train, catalog = self.folder.parent / "cache", self.train_examples, self.catalog
+        return pretrained_model(self.config, cache, self.engines, train=train, catalog=catalog, mirror=self.mirror)
 
     @contextmanager
     def _stage(self, stage: Stage, name: str) -> Iterator[dict[str, Any]]:

@@ -1,10 +1,11 @@
-"""How far a decode is: a bar on a terminal, a log line now and then elsewhere."""
+"""How far a decode or a training phase is: a bar on a terminal, a log line now and then elsewhere."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
@@ -52,3 +53,38 @@ class DecodeProgress:
 
     def _valid(self) -> str:
         return f"{100 * self._num_valid / self._num_done:.1f} % valid"
+
+
+class StepProgress:
+    """Shows optimizer steps and their loss: the first, the last, and what is reported between."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._bar: tqdm[Any] | None = None
+        self._logged_at = 0.0
+        self._last = (0, 0, 0.0)
+
+    def show(self, step: int, num_steps: int, loss: float) -> None:
+        """Show that ``step`` of ``num_steps`` optimizer steps are done."""
+        if (step, num_steps, loss) == self._last:
+            return
+        first, self._last = self._bar is None, (step, num_steps, loss)
+        if self._bar is None:
+            self._bar = tqdm(total=num_steps, desc=self._label, unit="step", mininterval=1.0, disable=None)
+        self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        self._bar.update(step - self._bar.n)
+        if self._bar.disable and (first or step == num_steps or time.monotonic() - self._logged_at > _LOG_EVERY_S):
+            self._log()
+
+    def close(self, *, is_done: bool) -> None:
+        """End the bar; of a phase that is done the last step counts, though its report may have come too late."""
+        if self._bar is None:
+            return
+        _, num_steps, loss = self._last
+        if is_done:
+            self.show(num_steps, num_steps, loss)
+        self._bar.close()
+
+    def _log(self) -> None:
+        self._logged_at = time.monotonic()
+        logger.info("%s: step %d of %d, loss %.3f", self._label, *self._last)

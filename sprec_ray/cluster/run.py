@@ -8,6 +8,8 @@ import importlib.util
 import json
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import add
@@ -17,7 +19,7 @@ from typing import Any
 import ray
 import yaml
 
-from sprec_ray.addresses import is_remote
+from sprec_ray.addresses import is_remote, without_options
 from sprec_ray.artifacts import MARKER, ArtifactError, Stage, read_json, write_json, write_text
 from sprec_ray.cluster.pipeline import RayStages, Split
 from sprec_ray.cluster.results import read_results, write_results
@@ -77,7 +79,7 @@ def train_selfplay(config: RunConfig) -> RunOutcome:
     """
     with open_run(config) as folder:
         report = folder / "report.html"
-        address = open_mirror(config.output_dir).address(report)
+        address = address_of(config, "report.html")
         if _is_finished(config, folder):
             return RunOutcome(results=read_results(folder), report=report, address=address, was_finished=True)
         with _stages(config, folder) as stages:
@@ -153,11 +155,14 @@ def run_folder(config: RunConfig) -> Path:
 
     A Ray job's working directory is temporary: a relative ``output_dir`` is under the home directory there.
     """
-    output = working_folder(config.output_dir)
-    if not output.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        output = Path.home() / "sprec_ray" / output
-        logger.warning("output_dir is relative and a Ray job's folder is temporary: writing to %s", output)
-    return (output / config.name).resolve()
+    return (working_folder(config.output_dir) / config.name).resolve()
+
+
+def address_of(config: RunConfig, file: str) -> str:
+    """Where users find a file or folder of a run: on this machine, or at the address that ``output_dir`` is."""
+    if is_remote(config.output_dir):
+        return f"{without_options(config.output_dir)}/{config.name}/{file}"
+    return str(run_folder(config) / file)
 
 
 def _check_paths(config: RunConfig) -> None:
@@ -285,10 +290,15 @@ def _init_ray(*, num_cpus: int) -> bool:
     A cluster that another script started with ``ray.init()`` is left alone: it ends with that script.
     """
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+    on_stop = signal.getsignal(signal.SIGTERM)
     try:
         # One CPU more than the engines hold, and at least what there is: Ray Data needs some while they wait.
         ray.init(num_cpus=num_cpus, include_dashboard=False, **quiet)
     except ValueError:  # how Ray says that there is a cluster to connect to, whose size is not ours to set
         ray.init(**quiet)
         return False
+    finally:
+        if callable(on_stop) and threading.current_thread() is threading.main_thread():
+            # Ray puts its own handler there, which ends the process without closing anything.
+            signal.signal(signal.SIGTERM, on_stop)
     return True

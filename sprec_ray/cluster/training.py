@@ -22,9 +22,9 @@ import ray.train
 import ray.train.torch
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from tqdm import tqdm
 
 from sprec_ray.artifacts import write_bytes
+from sprec_ray.cluster.progress import StepProgress
 from sprec_ray.cluster.worker import EmbedTask, TrainTask, work
 from sprec_ray.config import TrainingConfig
 
@@ -213,8 +213,8 @@ class TrainingSession:
 
     def _follow(self, index: int, label: str, keep_state: Callable[[bytes], None] | None) -> tuple[str, Any]:
         """The outcome of a task, with a progress bar and its states kept meanwhile."""
-        bar: tqdm[Any] | None = None
-        num_steps = num_saves = 0
+        bar = StepProgress(label)
+        num_saves = 0
         last, seen_at = None, time.monotonic()
         while True:
             outcome, progress, saves = ray.get(self._mailbox.poll.remote(index, num_saves, 0.5))
@@ -228,18 +228,12 @@ class TrainingSession:
                 free = ray.available_resources()
                 logger.warning("%s: no step in %.0f s; free in the cluster: %s", label, _WAIT_S, free)
             if progress is not None:
-                step, num_steps, loss = progress
-                bar = bar or tqdm(total=num_steps, desc=label, unit="step", mininterval=1.0)
-                bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-                bar.update(step - bar.n)
+                bar.show(*progress)
             if outcome is None and not self._thread.is_alive():
                 outcome = ("failed", f"the worker group ended: {self._error}")
             if outcome is None:
                 continue
-            if bar is not None:
-                if outcome[0] == "done":
-                    bar.update(num_steps - bar.n)
-                bar.close()
+            bar.close(is_done=outcome[0] == "done")
             finished: tuple[str, Any] = outcome
             return finished
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sprec_ray.addresses import lasting
 from sprec_ray.artifacts import write_json
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import parse_response
@@ -65,7 +66,7 @@ def score_predictions(arguments: Sequence[str]) -> str:
     """
     options = _parse(arguments)
     ks = _places(options.get("k", "1,5"))
-    out = Path(options["out"])
+    out = lasting(options["out"])
     if out.is_dir():
         raise ValueError(f"out={out} is a folder; name a file, for example out={out / 'metrics.json'}")
     catalog, kept, notes = read_sprec_catalog(Path(options["catalog"]))

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sprec_ray.cluster.progress import DecodeProgress
+from sprec_ray.cluster.progress import DecodeProgress, StepProgress
 from sprec_ray.types import Hypothesis
 
 
@@ -66,3 +66,42 @@ def test_the_bar_of_a_terminal_shows_prompts_per_second_and_valid_answers(monkey
     assert shown.startswith("negatives:  50%|")
     assert "2/4" in shown
     assert "prompt/s, 50.0 % valid]" in shown
+
+
+def test_steps_are_log_lines_without_a_terminal(
+    clock: list[float], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first step, one line every ten seconds, the last: what ``ray job logs`` shows, with no carriage return."""
+    clock[0] = 100.0
+    with caplog.at_level(logging.INFO, logger="sprec_ray.cluster.progress"):
+        progress = StepProgress("sft")
+        for second, step in ((0.0, 1), (0.5, 1), (4.0, 3), (11.0, 5), (12.0, 6)):
+            clock[0] = 100.0 + second
+            progress.show(step, 7, 2.0 / step)
+        progress.close(is_done=True)
+    assert [record.message for record in caplog.records] == [
+        "sft: step 1 of 7, loss 2.000",
+        "sft: step 5 of 7, loss 0.400",
+        "sft: step 7 of 7, loss 0.333",
+    ]
+    assert "\r" not in capsys.readouterr().err
+
+
+def test_a_phase_that_failed_is_not_shown_as_done(clock: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="sprec_ray.cluster.progress"):
+        progress = StepProgress("sft")
+        progress.close(is_done=False)
+        progress.show(1, 7, 2.0)
+        progress.close(is_done=False)
+    assert [record.message for record in caplog.records] == ["sft: step 1 of 7, loss 2.000"]
+
+
+def test_steps_are_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with caplog.at_level(logging.INFO, logger="sprec_ray.cluster.progress"):
+        progress = StepProgress("sft")
+        progress.show(1, 7, 2.0)
+        progress.close(is_done=True)
+    assert "7/7" in terminal.getvalue()
+    assert not caplog.records

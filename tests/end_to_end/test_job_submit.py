@@ -1,6 +1,8 @@
-"""The main job on a cluster that is already running, submitted as a user submits it."""
+"""The jobs on a cluster that is already running, submitted as users submit them."""
 
+import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -14,11 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from sprec_ray.artifacts import MARKER
+from sprec_ray.cluster.run import RunOutcome
+
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 TIMEOUT_S = 400
+ADAPTER = Path("iteration-0") / "preference" / "adapter_model.safetensors"
 
 
 def free_port() -> int:
@@ -27,13 +33,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture
-def cluster() -> Iterator[dict[str, str]]:
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home directory of the cluster's user."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def cluster(home: Path) -> Iterator[dict[str, str]]:
     """A head node of its own, with a token; yields the environment of its users."""
     folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray puts sockets in it
     dashboard = free_port()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "HOME": str(home)}
+    environment |= {name: secrets.token_hex(16) for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY")}
     head = subprocess.Popen(
         [
             *(RAY, "start", "--head", "--block", f"--port={free_port()}", "--num-cpus=3", f"--temp-dir={folder}"),
@@ -54,13 +67,13 @@ def cluster() -> Iterator[dict[str, str]]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def submit(cluster: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
-    """``ray job submit`` from the repository, tried again while the job server starts."""
+def ray_cli(cluster: dict[str, str], *arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    """A command of ``ray``, tried again while the job server starts."""
     deadline = time.monotonic() + TIMEOUT_S
     while True:
         done = subprocess.run(
-            [RAY, "job", "submit", "--working-dir", ".", "--", *command],
-            cwd=REPOSITORY,
+            [RAY, *arguments],
+            cwd=cwd,
             env=cluster,
             capture_output=True,
             text=True,
@@ -73,14 +86,93 @@ def submit(cluster: dict[str, str], *command: str) -> subprocess.CompletedProces
         time.sleep(2)
 
 
+def submit(cluster: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
+    """``ray job submit`` from the repository."""
+    return ray_cli(cluster, "job", "submit", "--working-dir", ".", "--", *command)
+
+
+def train(tiny_file: Path, output_dir: Path, name: str) -> list[str]:
+    return [sys.executable, "-m", "jobs.train_selfplay", str(tiny_file), f"output_dir={output_dir}", f"name={name}"]
+
+
 def test_the_main_job_runs_under_ray_job_submit_and_a_wrong_token_is_refused(
-    cluster: dict[str, str], tiny_file: Path, tmp_path: Path
+    cluster: dict[str, str], tiny_file: Path, output_dir: Path
 ) -> None:
-    command = [sys.executable, "-m", "jobs.train_selfplay", str(tiny_file), f"output_dir={tmp_path}", "name=job"]
+    """Its log is lines, not redrawn bars, and neither the log nor the run's folder holds a secret of the environment."""
+    command = train(tiny_file, output_dir, "job")
     done = submit(cluster, *command)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "succeeded" in done.stdout + done.stderr
-    assert (tmp_path / "job" / "report.html").is_file()
+    assert f"Report: {output_dir / 'job' / 'report.html'}" in done.stdout
+    assert (output_dir / "job" / "report.html").is_file()
+    assert re.search(r"sft: step \d+ of \d+, loss \d", done.stdout)
+    assert "\r" not in done.stdout
+    leaves = [done.stdout, done.stderr]
+    leaves += [path.read_text(errors="ignore") for path in (output_dir / "job").rglob("*") if path.is_file()]
+    for name in ("RAY_AUTH_TOKEN", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"):
+        assert not any(cluster[name] in text for text in leaves), name
     refused = submit({**cluster, "RAY_AUTH_TOKEN": "0" * 32}, *command)
     assert refused.returncode != 0
     assert "nauthorized" in refused.stdout + refused.stderr or "nvalid" in refused.stdout + refused.stderr
+
+
+def test_jobs_run_from_another_directory_with_the_package_sent_along(
+    cluster: dict[str, str], home: Path, tiny_file: Path, tmp_path: Path
+) -> None:
+    """The working directory holds a configuration and nothing else; relative results are below the home directory."""
+    (tmp_path / "mine.yaml").write_text(tiny_file.read_text())
+    modules = {"py_modules": [str(REPOSITORY / "sprec_ray"), str(REPOSITORY / "jobs")]}
+    options = ("--working-dir", ".", "--runtime-env-json", json.dumps(modules), "--")
+    python = [sys.executable, "-P", "-m"]  # nothing of the directory it is started in, only what was sent
+    prepared = ray_cli(
+        cluster, "job", "submit", *options, *python, "jobs.prepare_data", "mine.yaml", "name=mine", cwd=tmp_path
+    )
+    assert prepared.returncode == 0, prepared.stdout[-2000:] + prepared.stderr[-2000:]
+    data = home / "sprec_ray" / "runs" / "mine" / "data"
+    assert (data / MARKER).is_file()
+    assert f"Data: {data}" in prepared.stdout
+    planned = ray_cli(
+        cluster, "job", "submit", *options, *python, "jobs.plan_memory", "mine.yaml", "gpu_memory_gib=24", cwd=tmp_path
+    )
+    assert planned.returncode == 0, planned.stdout[-2000:] + planned.stderr[-2000:]
+    mistaken = ray_cli(
+        cluster, "job", "submit", *options, *python, "jobs.evaluate", "mine.yaml", "name=never", cwd=tmp_path
+    )
+    assert mistaken.returncode == 1  # Ray's own; the job's code is in the message
+    assert "failed with exit code 2" in mistaken.stdout + mistaken.stderr
+    assert "does not exist; run jobs.train_selfplay with the same arguments first" in mistaken.stdout
+    assert "Traceback" not in mistaken.stdout
+
+
+def left_alive(cluster: dict[str, str], kind: str, dead: str) -> list[str]:
+    """The actors or placement groups of the cluster that are not in their last state."""
+    listed = ray_cli(cluster, "list", kind, "--format", "json", "--limit", "1000")
+    assert listed.returncode == 0, listed.stderr[-2000:]
+    return [json.dumps(row) for row in json.loads(listed.stdout) if row["state"] != dead]
+
+
+def test_a_stopped_job_leaves_nothing_behind_and_ends_with_the_same_adapter_when_submitted_again(
+    cluster: dict[str, str], tiny_file: Path, output_dir: Path, undisturbed: RunOutcome
+) -> None:
+    command = train(tiny_file, output_dir, "stopped")
+    started = ray_cli(
+        cluster, "job", "submit", "--no-wait", "--submission-id", "stopped", "--working-dir", ".", "--", *command
+    )
+    assert started.returncode == 0, started.stdout[-2000:] + started.stderr[-2000:]
+    deadline = time.monotonic() + TIMEOUT_S
+    while "sft: step" not in (log := ray_cli(cluster, "job", "logs", "stopped").stdout):
+        assert time.monotonic() < deadline, log[-2000:]
+        time.sleep(0.5)
+    ray_cli(cluster, "job", "stop", "stopped")
+    log = ray_cli(cluster, "job", "logs", "stopped").stdout
+    assert "interrupted; the same command continues" in log
+    assert "Traceback" not in log
+    while left := [*left_alive(cluster, "actors", "DEAD"), *left_alive(cluster, "placement-groups", "REMOVED")]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+    folder = output_dir / "stopped"
+    assert not (folder / "results.json").exists()
+    assert [path for path in folder.rglob(".*") if path.name != ".lock" and "ray-train" not in path.parts] == []
+    again = submit(cluster, *command)
+    assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
+    assert (folder / ADAPTER).read_bytes() == (undisturbed.report.parent / ADAPTER).read_bytes()

@@ -54,7 +54,7 @@ def names(storage: Storage, name: str) -> set[str]:
 def test_a_run_killed_on_one_machine_is_continued_from_s3_alone_with_the_same_adapter(
     undisturbed: RunOutcome, tiny: Make, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first machine dies before its preference training: its mirror is deleted and its lease was never given back."""
+    """The first machine dies before its preference training, and its mirror with it."""
     config = tiny("elsewhere", f"output_dir={bucket}")
     storage = open_storage(bucket)
 
@@ -63,14 +63,15 @@ def test_a_run_killed_on_one_machine_is_continued_from_s3_alone_with_the_same_ad
 
     push = Mirror.push
 
-    def die_after_pairing(mirror: Mirror, path: Path, *, unfinished: bool = False) -> None:
-        push(mirror, path, unfinished=unfinished)
+    def die_after_pairing(mirror: Mirror, path: Path) -> None:
+        push(mirror, path)
         if (path / "iteration-0" / "groups" / MARKER).is_file():
             raise MachineDied
 
-    with monkeypatch.context() as patched, pytest.raises(MachineDied):
+    with monkeypatch.context() as patched:
         patched.setattr(Mirror, "push", die_after_pairing)
-        train_selfplay(config)
+        with pytest.raises(MachineDied):
+            train_selfplay(config)
     assert "elsewhere/sft/adapter_model.safetensors" in names(storage, "elsewhere")
     assert not any("preference" in name or "results" in name for name in names(storage, "elsewhere"))
     assert any(name.endswith(MARKER) for name in names(storage, "cache"))
