@@ -58,12 +58,12 @@ class Storage:
 
     def check(self) -> None:
         """Write and delete a small file. Raises ConfigError, naming the remedy, where that is not possible."""
-        probe = f"{self.base}/.probe-{uuid.uuid4().hex}"
+        probe = f".probe-{uuid.uuid4().hex}"
         try:
-            self.filesystem.create_dir(self.base, recursive=True)
-            with self.filesystem.open_output_stream(probe) as stream:
+            self._make_folder_of(probe)
+            with self.filesystem.open_output_stream(f"{self.base}/{probe}") as stream:
                 stream.write(b"sprec_ray may write here\n")
-            self.filesystem.delete_file(probe)
+            self.filesystem.delete_file(f"{self.base}/{probe}")
         except OSError as error:
             raise ConfigError(f"output_dir={self.address} cannot be used ({_cause(error)}); {_remedy(error)}") from None
 

@@ -30,15 +30,19 @@ def endpoint() -> Iterator[str]:
     server.stop()
 
 
+def post(address: str, content: bytes = b"", *, method: str = "POST") -> None:
+    headers = {"Content-Type": "text/plain"}
+    urllib.request.urlopen(urllib.request.Request(address, content, headers, method=method)).close()
+
+
 @pytest.fixture
 def bucket(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of an empty bucket, for a machine with an empty home."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("SPREC_RAY_HOME", str(tmp_path / "home"))
-    for call in ("moto-api/reset", "runs-of-a-team"):
-        method = "POST" if "reset" in call else "PUT"
-        urllib.request.urlopen(urllib.request.Request(f"http://{endpoint}/{call}", method=method)).close()
+    post(f"http://{endpoint}/moto-api/reset")
+    post(f"http://{endpoint}/runs-of-a-team", method="PUT")
     return f"s3://runs-of-a-team/tiny?endpoint_override={endpoint}&scheme=http"
 
 
@@ -122,11 +126,12 @@ def test_a_bucket_that_does_not_exist_is_named_before_anything_starts(bucket: st
 def test_credentials_that_may_not_write_are_named_before_anything_starts(
     bucket: str, endpoint: str, tmp_path: Path
 ) -> None:
-    urllib.request.urlopen(f"http://{endpoint}/moto-api/reset-auth", data=b"0").close()
+    """moto lets everybody in until it is asked not to; there are no users, so no credentials are right."""
+    post(f"http://{endpoint}/moto-api/reset-auth", b"0")
     try:
         message = refused(bucket, tmp_path)
     finally:
-        urllib.request.urlopen(f"http://{endpoint}/moto-api/reset-auth", data=b"Infinity").close()
+        post(f"http://{endpoint}/moto-api/reset-auth", b"Infinity")
     assert "AWS_ACCESS_KEY_ID" in message
 
 
