@@ -50,6 +50,8 @@ class Delivery:
     """Which texts count as valid in the progress bar."""
     chunks: Path | None = None
     """Folder where finished chunks are kept; those of an interrupted decode of the same rows are read from it."""
+    kept: Callable[[Path], None] = lambda chunks: None
+    """Called with that folder whenever a chunk was kept."""
     then: Callable[[list[Rollout]], None] | None = None
     """Called with all rollouts as soon as the last is there, before the caller gets them."""
 
@@ -216,6 +218,7 @@ class DecoderPool:
                     done[places] = rollouts
                     if delivery.chunks is not None:
                         write_rows(_chunk_file(delivery.chunks, places), rollouts)
+                        delivery.kept(delivery.chunks)
                     progress.advance([rollout.hypotheses for rollout in rollouts])
                     submit(actor)
         finally:

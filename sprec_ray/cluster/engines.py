@@ -225,6 +225,7 @@ class Engines:
         overlap training it is done on return. ``delivery`` are the fields of ``Delivery``. Raises DecodingError when
         a decoder's log-probability of the canary differs from the trainer's.
         """
+        delivery["kept"] = self._push
         with self._lock:
             pool = self._decoders_turn(model_path)
             rows = [

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sprec_ray import __version__
@@ -22,7 +21,7 @@ from sprec_ray.types import Example, PreferenceGroup
 
 
 def pretrained_model(
-    config: RunConfig, cache: Path, engines: Engines, *, train: Sequence[Example], catalog: Catalog, mirror: Mirror
+    config: RunConfig, mirror: Mirror, engines: Engines, *, train: Sequence[Example], catalog: Catalog
 ) -> str:
     """The folder of the small Llama, pre-trained on the whole text of the training examples unless it is cached.
 
@@ -36,6 +35,7 @@ def pretrained_model(
     optimizer = [plain["training"][name] for name in ("max_grad_norm", "weight_decay")]
     settings = [plain["model"]["scratch"], dataclasses.asdict(engines.text), optimizer, __version__]
     key.update(json.dumps(settings, sort_keys=True).encode())
+    cache = mirror.folder / "cache"
     stage = Stage(cache / f"model-{key.hexdigest()[:16]}")
     with locked(cache / f".{stage.path.name}.lock"):  # two runs that need the same model do not train it twice
         if not stage.is_finished:

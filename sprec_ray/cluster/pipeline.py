@@ -39,8 +39,7 @@ class RayStages:
 
     def __init__(self, config: RunConfig, folder: Path, *, split: Split = "test") -> None:
         self.config, self.folder, self.split = config, folder, split
-        self.clock = Clock(folder)
-        self.mirror = open_mirror(config.output_dir)
+        self.clock, self.mirror = Clock(folder), open_mirror(config.output_dir)
         self.engines = Engines(config, folder, self.clock, lambda: self.catalog.titles, self.mirror.push)
         self._evaluations = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
         self._pending: list[Future[EvalResult]] = []
@@ -90,8 +89,7 @@ class RayStages:
         if self.config.model.name_or_path != "scratch":
             given = Path(self.config.model.name_or_path).expanduser()
             return str(given.resolve()) if given.is_dir() else self.config.model.name_or_path
-        cache, train, catalog = self.folder.parent / "cache", self.train_examples, self.catalog
-        return pretrained_model(self.config, cache, self.engines, train=train, catalog=catalog, mirror=self.mirror)
+        return pretrained_model(self.config, self.mirror, self.engines, train=self.train_examples, catalog=self.catalog)
 
     @contextmanager
     def _stage(self, stage: Stage, name: str) -> Iterator[dict[str, Any]]:
@@ -132,6 +130,7 @@ class RayStages:
             write_rows(file, rollouts)
             stage.finish({})
             self.clock.add(f"iteration {iteration}: negatives", "decode", start, time.time() - start)
+            self.mirror.push(self.folder)
             logger.info("iteration %d: negatives decoded", iteration)
 
         search, label = negatives_search(self.config, iteration), f"iteration {iteration}: decoding"
@@ -261,8 +260,7 @@ class RayStages:
         start = time.time()
         name = f"{label}: {self.split} rows"
         search, rank = evaluation_search(self.config), self.config.evaluation.grounding == "ranking"
-        pending = self._decode(policy, self.measured_examples, stage, search=search, label=name, rank=rank)
-        rollouts = pending.result()
+        rollouts = self._decode(policy, self.measured_examples, stage, search=search, label=name, rank=rank).result()
         self.clock.add(name, "decode", start, time.time() - start)
         start = time.time()
         with self._stage(stage, f"{label}: evaluation") as summary:

@@ -8,8 +8,6 @@ import importlib.util
 import json
 import logging
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import add
@@ -21,6 +19,7 @@ import yaml
 
 from sprec_ray.addresses import is_remote, without_options
 from sprec_ray.artifacts import MARKER, ArtifactError, Stage, read_json, write_json, write_text
+from sprec_ray.cluster.connection import init_ray as _init_ray
 from sprec_ray.cluster.pipeline import RayStages, Split
 from sprec_ray.cluster.results import read_results, write_results
 from sprec_ray.config import ConfigError, RunConfig
@@ -282,23 +281,3 @@ def _connect(config: RunConfig) -> bool:
                 f"training.num_workers, decoding.num_decoders or their {key.lower()}s_per_worker / _per_decoder"
             )
     return started
-
-
-def _init_ray(*, num_cpus: int) -> bool:
-    """Connect to the cluster of ``RAY_ADDRESS`` or ``ray start``, else start one here; returns whether it was started.
-
-    A cluster that another script started with ``ray.init()`` is left alone: it ends with that script.
-    """
-    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
-    on_stop = signal.getsignal(signal.SIGTERM)
-    try:
-        # One CPU more than the engines hold, and at least what there is: Ray Data needs some while they wait.
-        ray.init(num_cpus=num_cpus, include_dashboard=False, **quiet)
-    except ValueError:  # how Ray says that there is a cluster to connect to, whose size is not ours to set
-        ray.init(**quiet)
-        return False
-    finally:
-        if callable(on_stop) and threading.current_thread() is threading.main_thread():
-            # Ray puts its own handler there, which ends the process without closing anything.
-            signal.signal(signal.SIGTERM, on_stop)
-    return True

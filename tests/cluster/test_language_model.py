@@ -36,5 +36,5 @@ def test_the_small_llama_is_pre_trained_unquantized_whatever_is_asked_of_the_pol
     engines: Any = SimpleNamespace(text=TEXT, train=train)
     catalog = Catalog(titles=("Dune", "Emma"), genres={})
     example = Example(example_id="0", history=("Dune",), target="Emma")
-    pretrained_model(config, tmp_path, engines, train=[example], catalog=catalog, mirror=Mirror(tmp_path, None))
+    pretrained_model(config, Mirror(tmp_path, None), engines, train=[example], catalog=catalog)
     assert [(phase.lora, phase.quantization) for phase in phases] == [(None, "none")]
