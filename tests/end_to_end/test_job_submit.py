@@ -24,6 +24,8 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 TIMEOUT_S = 400
+RAY_DATA_KEEPS = ("_StatsActor", "_AutoscalingCoordinatorActor")
+"""Actors without resources that Ray Data starts once per cluster and leaves for whoever uses it next."""
 ADAPTER = Path("iteration-0") / "preference" / "adapter_model.safetensors"
 
 
@@ -150,8 +152,7 @@ def left_alive(cluster: dict[str, str], kind: str, dead: str) -> list[str]:
     listed = ray_cli(cluster, "list", kind, "--format", "json", "--limit", "1000")
     assert listed.returncode == 0, listed.stderr[-2000:]
     rows = [row for row in json.loads(listed.stdout) if row["state"] != dead]
-    # Ray Data keeps one of these per cluster, for whoever uses it next.
-    return [json.dumps(row) for row in rows if row.get("class_name") != "_StatsActor"]
+    return [json.dumps(row) for row in rows if row.get("class_name") not in RAY_DATA_KEEPS]
 
 
 def test_a_stopped_job_leaves_nothing_behind_and_ends_with_the_same_adapter_when_submitted_again(
