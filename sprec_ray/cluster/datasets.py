@@ -1,18 +1,16 @@
-"""Raw data to the files a run starts from, with the windows of users made in parallel by Ray Data."""
+"""Raw data to the files a run starts from; the windows of many users are made in parallel by Ray Data."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import ray
-import ray.data
 
 from sprec_ray.artifacts import write_json, write_rows
 from sprec_ray.config_sections import DataConfig
@@ -28,6 +26,8 @@ logger = logging.getLogger(__name__)
 _LOG_LEVELS = {"ray.data": logging.WARNING, "ray.data._internal.progress": logging.ERROR}
 
 _MIN_PARTITIONS, _ROWS_PER_PARTITION = 8, 50_000
+_FEWEST_ROWS_FOR_RAY = 100_000
+"""Below, starting Ray Data takes longer than the work."""
 _WINDOWS = pa.schema(
     [
         ("example_id", pa.string()),
@@ -46,7 +46,8 @@ def prepare_data(config: DataConfig, *, out: Path, num_blocks: int | None = None
     of what was asked, ``catalog`` titles, ``dropped/<reason>`` and ``noted/<reason>`` of the raw rows.
 
     The files are the same byte for byte whatever the number of blocks (``num_blocks``; Ray Data chooses by default) and
-    CPUs. Ray must be running. Raises ValueError with the remedy for data that cannot be used.
+    CPUs, and with few rows, which are not worth Ray Data's start. Ray must be running. Raises ValueError with the
+    remedy for data that cannot be used.
     """
     source = SOURCES[config.source](config)
     catalog = Catalog.from_items(source.items)
@@ -109,37 +110,45 @@ def _event_table(
 
 def _make_windows(table: pa.Table, config: DataConfig, num_blocks: int | None) -> list[Example]:
     """The windows of all users, in no particular order: the split sorts them by a key that no two share."""
-    make = partial(
-        _windows_of_user,
-        min_interactions=config.min_interactions,
-        min_history=config.min_history,
-        max_history=config.max_history,
-    )
-    shared: dict[str, str] = {}  # one text per title, however many windows hold it
-    examples = []
+    limits = {name: getattr(config, name) for name in ("min_interactions", "min_history", "max_history")}
+    if num_blocks is None and table.num_rows < _FEWEST_ROWS_FOR_RAY:
+        rows = _windows_of_users(table, **limits).to_pylist()
+        return list(_examples([rows]))
+    import ray.data  # takes the better part of a second
+
     with _quiet_ray_data():
         dataset = ray.data.from_arrow(table, override_num_blocks=num_blocks)
         # Ray Data would take 200 partitions, each a task that takes longer than the work of a small data set.
         partitions = max(_MIN_PARTITIONS, table.num_rows // _ROWS_PER_PARTITION)
-        windows = dataset.groupby("user_id", num_partitions=partitions).map_groups(make, batch_format="pyarrow")
-        for batch in windows.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for row in batch.to_pylist():
-                row["history"] = tuple(shared.setdefault(title, title) for title in row["history"])
-                row["target"] = shared.setdefault(row["target"], row["target"])
-                examples.append(Example(**row))
-    return examples
+        grouped = dataset.groupby("user_id", num_partitions=partitions)
+        windows = grouped.map_groups(partial(_windows_of_users, **limits), batch_format="pyarrow")
+        batches = windows.iter_batches(batch_size=None, batch_format="pyarrow")
+        return list(_examples(batch.to_pylist() for batch in batches))
 
 
-def _windows_of_user(group: pa.Table, **limits: int) -> pa.Table:
-    columns: dict[str, list[Any]] = group.to_pydict()
-    events = [Event(*values) for values in zip(columns["timestamp"], columns["order"], columns["title"], strict=True)]
-    windows = user_windows(str(columns["user_id"][0]), events, **limits)
+def _examples(batches: Iterable[list[dict[str, Any]]]) -> Iterator[Example]:
+    shared: dict[str, str] = {}  # one text per title, however many windows hold it
+    for batch in batches:
+        for row in batch:
+            row["history"] = tuple(shared.setdefault(title, title) for title in row["history"])
+            row["target"] = shared.setdefault(row["target"], row["target"])
+            yield Example(**row)
+
+
+def _windows_of_users(table: pa.Table, **limits: int) -> pa.Table:
+    """The windows of the users whose rows a table holds, one user or many."""
+    events: dict[str, list[Event]] = {}
+    for row in zip(*(table[name].to_pylist() for name in ("user_id", "timestamp", "order", "title")), strict=True):
+        events.setdefault(str(row[0]), []).append(Event(*row[1:]))
+    windows = [window for user, mine in events.items() for window in user_windows(user, mine, **limits)]
     return pa.table({name: [getattr(window, name) for window in windows] for name in _WINDOWS.names}, schema=_WINDOWS)
 
 
 @contextlib.contextmanager
 def _quiet_ray_data() -> Iterator[None]:
     """Without progress bars and the log of each execution plan; the settings are put back afterwards."""
+    import ray.data
+
     context = ray.data.DataContext.get_current()
     bars = context.enable_progress_bars
     levels = {logging.getLogger(name): level for name, level in _LOG_LEVELS.items()}

@@ -28,10 +28,10 @@ def movielens(raw: Path, **changes: Any) -> DataConfig:
     return DataConfig(source="movielens", path=str(raw / "ml100k"), **values)
 
 
-def test_the_files_are_the_same_whatever_the_number_of_blocks(tmp_path: Path) -> None:
-    for blocks in (1, 7):
+def test_the_files_are_the_same_with_ray_data_and_without_whatever_the_number_of_blocks(tmp_path: Path) -> None:
+    for blocks in (None, 1, 7):
         prepare_data(SMALL, out=tmp_path / str(blocks), num_blocks=blocks)
-    assert digests(tmp_path / "1") == digests(tmp_path / "7")
+    assert digests(tmp_path / "None") == digests(tmp_path / "1") == digests(tmp_path / "7")
     assert list(digests(tmp_path / "1")) == ["catalog.json", "counts.json", "test.jsonl", "train.jsonl", "valid.jsonl"]
 
 
