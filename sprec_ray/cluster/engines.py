@@ -44,6 +44,7 @@ class Engines:
         self._lock = threading.RLock()
         self._canaries: dict[str, dict[str, Any]] = {}
         self._pool: DecoderPool | None = None
+        self._pool_started_at: float | None = None
         self._encoder: Any = None
         self._room: int | None = None
         self._model: Parcel | None = None
@@ -80,6 +81,8 @@ class Engines:
                 if not self._config.training.gpus_per_worker:
                     _ = self.session
                 self._start_decoders(model_path)
+                if self._config.training.gpus_per_worker:
+                    self._wait_for_decoders()
             _ = self.session
 
     def _start_decoders(self, model_path: str) -> None:
@@ -118,9 +121,14 @@ class Engines:
             index=index,
             model_files=next(iter(self._model_parcels(model_path)), None),
         )
-        self._pool = pool
-        self.decoder_name = pool.wait_ready()
-        self._clock.add("decoders", "launch", start, time.time() - start)
+        self._pool, self._pool_started_at = pool, start
+
+    def _wait_for_decoders(self) -> None:
+        """Return once they decode. Where it may, training goes on meanwhile: the first phase needs no decoder."""
+        if self._pool is not None and self._pool_started_at is not None:
+            self.decoder_name = self._pool.wait_ready()
+            self._clock.add("decoders", "launch", self._pool_started_at, time.time() - self._pool_started_at)
+            self._pool_started_at = None
 
     def _trainers_turn(self) -> TrainingSession:
         """The training group, with the decoders out of its way. Where they must be, nothing runs beside this call."""
@@ -139,6 +147,7 @@ class Engines:
         elif self._pool is None:
             self._close_session()
             self._start_decoders(model_path)
+        self._wait_for_decoders()
         assert self._pool is not None
         if placement == "colocate":
             self._pool.wake()
