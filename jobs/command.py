@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+INTERRUPTED = "interrupted; the same command continues where this one stopped"
+
 
 class Stopped(KeyboardInterrupt):
     """SIGTERM, which ``ray job stop``, Kubernetes and Slurm send before SIGKILL; it ends a job as Ctrl-C does."""
@@ -28,11 +30,14 @@ def run_job(main: Callable[[list[str]], None]) -> None:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt as interrupt:
-        print("interrupted; the same command continues after the last finished stage", file=sys.stderr)
-        sys.exit(143 if isinstance(interrupt, Stopped) else 130)
+    except Stopped:
+        sys.exit(143)
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        sys.exit(130)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+    os.write(2, f"{INTERRUPTED}\n".encode())  # now: `ray job stop` kills what has not ended within 3 s
     raise Stopped

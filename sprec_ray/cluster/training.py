@@ -6,7 +6,6 @@ workers of a single ``TorchTrainer.fit()`` loop over phases instead of being lau
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import threading
@@ -24,6 +23,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sprec_ray.artifacts import write_bytes
+from sprec_ray.cluster.mailbox import Mailbox
 from sprec_ray.cluster.progress import StepProgress
 from sprec_ray.cluster.worker import EmbedTask, TrainTask, work
 from sprec_ray.config import TrainingConfig
@@ -36,88 +36,6 @@ _WAIT_S = 60.0
 
 class TrainingError(RuntimeError):
     """A phase failed on the workers; the message is theirs."""
-
-
-class _Mailbox:
-    """Tasks from the driver to the workers; results, progress and states back. It lives on the driver's machine."""
-
-    def __init__(self) -> None:
-        self.tasks: list[Any] = []
-        self.outcomes: dict[int, tuple[str, Any]] = {}
-        self.progress: dict[int, tuple[int, int, float]] = {}
-        self.states: dict[int, tuple[int, bytes]] = {}
-        self.ready_at: float | None = None
-        self.controller: Any = None
-        self.changed = asyncio.Condition()
-
-    async def _notify(self) -> None:
-        async with self.changed:
-            self.changed.notify_all()
-
-    async def post(self, task: Any) -> int:
-        self.tasks.append(task)
-        await self._notify()
-        return len(self.tasks) - 1
-
-    async def first_unfinished(self) -> int:
-        self.ready_at = self.ready_at or time.time()
-        return next((index for index in range(len(self.tasks)) if index not in self.outcomes), len(self.tasks))
-
-    async def is_idle(self) -> bool:
-        return len(self.outcomes) == len(self.tasks)
-
-    async def take(self, index: int) -> Any:
-        async with self.changed:
-            await self.changed.wait_for(lambda: len(self.tasks) > index)
-        return self.tasks[index]
-
-    async def finish(self, index: int, outcome: tuple[str, Any]) -> None:
-        # The first failure of a task is its cause; workers that lose their peers fail after it.
-        self.outcomes.setdefault(index, outcome)
-        await self._notify()
-
-    async def report(self, index: int, progress: tuple[int, int, float]) -> None:
-        self.progress[index] = progress
-
-    async def save(self, index: int, state: bytes) -> None:
-        # By value: what a worker has put into the object store is gone when it dies.
-        self.states[index] = (self.states.get(index, (0, b""))[0] + 1, state)
-        await self._notify()
-
-    async def state(self, index: int) -> bytes | None:
-        """The state to go on from: the last one saved, else the one that came with the task."""
-        saved: bytes | None = self.states[index][1] if index in self.states else self.tasks[index].saved
-        return saved
-
-    async def poll(
-        self, index: int, num_saves: int, timeout_s: float
-    ) -> tuple[tuple[str, Any] | None, tuple[int, int, float] | None, int]:
-        """The outcome, the latest progress and how many states were saved.
-
-        Waits at most ``timeout_s`` seconds for an outcome or for more than ``num_saves`` states.
-        """
-
-        def is_news() -> bool:
-            return index in self.outcomes or self.states.get(index, (0, b""))[0] > num_saves
-
-        async with self.changed:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.changed.wait_for(is_news), timeout_s)
-        outcome = self.outcomes.get(index)
-        if outcome is not None:
-            self.outcomes[index] = (outcome[0], None)  # the driver has it now; it may be large
-            self.tasks[index] = None
-            self.states.pop(index, None)
-        return outcome, self.progress.get(index), self.states.get(index, (0, b""))[0]
-
-    async def introduce(self, controller: Any) -> None:
-        self.controller = controller
-
-    async def introduced(self) -> Any:
-        return self.controller
-
-    async def ready_time(self) -> float | None:
-        return self.ready_at
 
 
 class _Introduction(ControllerCallback):  # type: ignore[misc]
@@ -137,7 +55,7 @@ class TrainingSession:
     def __init__(self, training: TrainingConfig, *, storage: Path) -> None:
         self._training = training
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._mailbox: Any = ray.remote(_Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
         self._error: BaseException | None = None
         self._started_at, self._launch_told = time.time(), False
         self._thread = threading.Thread(target=self._fit, args=(storage,), name="ray-train", daemon=True)
@@ -178,7 +96,7 @@ class TrainingSession:
 
         Tasks run one after another in the order submitted. ``keep_state`` is called with each state of the training.
         """
-        index = ray.get(self._mailbox.post.remote(task))
+        index = ray.get(self._mailbox.post.remote([ray.put(task)]))  # the mailbox only holds it
         future: Future[dict[str, Any]] = Future()
 
         def wait() -> None:

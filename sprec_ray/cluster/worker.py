@@ -93,10 +93,10 @@ def work(settings: dict[str, Any]) -> None:
     worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     _init_deepspeed(training)
     index = ray.get(mailbox.first_unfinished.remote())
-    while (task := ray.get(mailbox.take.remote(index))) is not None:
+    while (posted := ray.get(mailbox.take.remote(index))) is not None:
         dist.barrier()
         try:
-            result = _do(task, worker, _Reports(mailbox, index))
+            result = _do(ray.get(posted[0]), worker, _Reports(mailbox, index))
             _give_back_memory(worker)
         except (ValueError, RuntimeError) as error:
             if not _is_lost_peer(error):  # then Ray Train starts the group again, and it goes on from the saved state
@@ -125,6 +125,7 @@ class _Reports:
         self._last_save = self._mailbox.save.remote(self._index, state)
 
     def saved(self) -> bytes | None:
+        """What a group that died had saved last."""
         state: bytes | None = ray.get(self._mailbox.state.remote(self._index))
         return state
 
@@ -177,7 +178,9 @@ def _do(task: Any, worker: Any, reports: _Reports) -> dict[str, Any]:
         groups = [TokenGroup(group.prompt[:1], (group.prompt[1:] + group.responses[0],)) for group in groups]
     with tempfile.TemporaryDirectory(prefix="sprec-ray-") as out:
         phase = dataclasses.replace(phase, out=out)
-        summary = run_phase(phase, groups, worker, reports.progress, saved=reports.saved(), save=reports.save)
+        summary = run_phase(
+            phase, groups, worker, reports.progress, saved=reports.saved() or task.saved, save=reports.save
+        )
         if worker.rank == 0 and task.whole_text:
             tokenizer.save_pretrained(out)
         files = read_folder(out) if worker.rank == 0 else {}
