@@ -138,6 +138,12 @@ def test_jobs_run_from_another_directory_with_the_package_sent_along(
         cluster, "job", "submit", *options, *python, "jobs.plan_memory", "mine.yaml", "gpu_memory_gib=24", cwd=tmp_path
     )
     assert planned.returncode == 0, planned.stdout[-2000:] + planned.stderr[-2000:]
+    (tmp_path / "id2name.json").write_text('{"0": "Dune", "1": "Emma"}')
+    (tmp_path / "predictions.json").write_text('[{"input": "Dune", "output": "Emma", "predict": ["Emma"]}]')
+    files = ["predictions=predictions.json", "catalog=.", "k=1", "out=metrics.json"]
+    scored = ray_cli(cluster, "job", "submit", *options, *python, "jobs.score_predictions", *files, cwd=tmp_path)
+    assert scored.returncode == 0, scored.stdout[-2000:] + scored.stderr[-2000:]
+    assert f"Written to {home / 'sprec_ray' / 'metrics.json'}" in scored.stdout
     mistaken = ray_cli(
         cluster, "job", "submit", *options, *python, "jobs.evaluate", "mine.yaml", "name=never", cwd=tmp_path
     )
@@ -151,7 +157,8 @@ def left_alive(cluster: dict[str, str], kind: str, dead: str) -> list[str]:
     """The actors or placement groups of the cluster that are not in their last state."""
     listed = ray_cli(cluster, "list", kind, "--format", "json", "--limit", "1000")
     assert listed.returncode == 0, listed.stderr[-2000:]
-    rows = [row for row in json.loads(listed.stdout) if row["state"] != dead]
+    found = json.loads(listed.stdout) if listed.stdout.startswith("[") else []  # a sentence when there is nothing
+    rows = [row for row in found if row["state"] != dead]
     return [json.dumps(row) for row in rows if row.get("class_name") not in RAY_DATA_KEEPS]
 
 
