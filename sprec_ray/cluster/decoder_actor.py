@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from sprec_ray.cluster.catalog_index import CatalogIndex
+from sprec_ray.cluster.hardware import computes_on_gpu, place
 from sprec_ray.cluster.parcel import Parcel, SentAdapter
 from sprec_ray.config import DecodingConfig
 from sprec_ray.decoding.decoder import Decoder, DecoderModel, make_decoder
@@ -38,7 +39,8 @@ class DecoderActor:
         if model_files is not None:
             parcel: Parcel = ray.cloudpickle.loads(model_files)
             model = dataclasses.replace(model, path=parcel.local())
-        self._make = partial(make_decoder, config, model, use_gpu=config.gpus_per_decoder > 0, seed=seed)
+        on_gpu = computes_on_gpu(config.gpus_per_decoder)
+        self._make = partial(make_decoder, config, model, use_gpu=on_gpu, seed=seed)
         if config.placement != "colocate" or not ray.get_runtime_context().was_current_actor_reconstructed:
             _ = self._decoder  # else it died asleep, maybe, and the trainers hold the GPU: the next call starts it
         self._adapter: SentAdapter | None = None
@@ -51,6 +53,10 @@ class DecoderActor:
     def engine(self) -> str:
         """The engine's name and version."""
         return self._decoder.engine
+
+    def place(self) -> str:
+        """Where the actor runs."""
+        return place()
 
     def process_id(self) -> int:
         """The operating system's id of the actor's process."""

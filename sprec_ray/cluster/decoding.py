@@ -16,6 +16,7 @@ import ray
 from sprec_ray.artifacts import read_rollouts, write_rows
 from sprec_ray.cluster.catalog_index import CatalogIndex
 from sprec_ray.cluster.decoder_actor import DecoderActor, num_threads
+from sprec_ray.cluster.hardware import environment
 from sprec_ray.cluster.parcel import Parcel, SentAdapter, send
 from sprec_ray.cluster.progress import DecodeProgress, IsValid
 from sprec_ray.config import DecodingConfig
@@ -85,13 +86,13 @@ class DecoderPool:
     ) -> None:
         threads = str(num_threads(config))
         # Two engines that each take every core run slower than one.
-        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         actor_class = ray.remote(DecoderActor).options(
             num_cpus=config.cpus_per_decoder,
             num_gpus=config.reserved_gpus,
             max_restarts=_MAX_RESTARTS,
             max_task_retries=_MAX_RESTARTS,
-            runtime_env={"env_vars": environment},
+            runtime_env={"env_vars": variables | environment()},
         )
         # Sealed, because Ray warns of objects that a restart needs; the caller holds this one as long as the pool.
         files = None if model_files is None else ray.cloudpickle.dumps(model_files)
@@ -118,6 +119,7 @@ class DecoderPool:
         while ray.wait(references, num_returns=len(references), timeout=_WAIT_S)[1]:
             logger.warning("still waiting for the decoders; free in the cluster: %s", ray.available_resources())
         engines: list[str] = _get(references)
+        logger.info("decoders: %s", "; ".join(_get([actor.place.remote() for actor in self._actors])))
         return engines[0]
 
     def load_adapter(self, adapter: AdapterCheckpoint | None) -> None:

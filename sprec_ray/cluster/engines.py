@@ -183,6 +183,7 @@ class Engines:
         launched = session.take_launch()
         if launched is not None:
             self._clock.add("training workers", "launch", *launched)
+            logger.info("training workers: %s", "; ".join(session.places()))
         self._clock.add(name, "load", trained - summary["load_s"], summary["load_s"])
         self._clock.add(name, "compute", trained, summary["compute_s"])
         if summary["num_truncated_prompts"] > 0.1 * len(groups):
@@ -240,9 +241,10 @@ class Engines:
             rows = [
                 (example.example_id, self._encoder.prompt(example.history, room=self._room)) for example in examples
             ]
-            pool.load_adapter(policy)
-            if policy is not None:
-                self._check_canary(pool, policy)
+            with self._clock.span(f"{delivery.get('label', 'decoding')}: swap", "load"):
+                pool.load_adapter(policy)
+                if policy is not None:
+                    self._check_canary(pool, policy)
             if rank:
                 targets = [example.target for example in examples]
                 num_answers = search if isinstance(search, int) else search.num_answers

@@ -22,6 +22,7 @@ class Mailbox:
         self.states: dict[int, tuple[int, bytes]] = {}
         self.ready_at: float | None = None
         self.controller: Any = None
+        self.places: dict[int, str] = {}
         self.changed = asyncio.Condition()
 
     async def _notify(self) -> None:
@@ -38,6 +39,14 @@ class Mailbox:
         """The number of the task that a group of workers begins with."""
         self.ready_at = self.ready_at or time.time()
         return next((index for index in range(len(self.tasks)) if index not in self.outcomes), len(self.tasks))
+
+    async def arrive(self, rank: int, place: str) -> None:
+        """A worker says where it computes."""
+        self.places[rank] = place
+
+    async def where(self) -> list[str]:
+        """Where the workers compute, by rank."""
+        return [self.places[rank] for rank in sorted(self.places)]
 
     async def is_idle(self) -> bool:
         """Whether every task has an outcome."""

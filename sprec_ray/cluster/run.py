@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from sprec_ray.addresses import is_remote, without_options
 from sprec_ray.artifacts import MARKER, ArtifactError, Stage, read_json, write_json, write_text
 from sprec_ray.cluster.connection import init_ray as _init_ray
 from sprec_ray.cluster.pipeline import RayStages, Split
+from sprec_ray.cluster.resources import check_resources, num_cpus
 from sprec_ray.cluster.results import read_results, write_results
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import config_to_dict, flatten, read_yaml
@@ -268,16 +268,6 @@ def _check_whole(folder: Path) -> None:
 
 def _connect(config: RunConfig) -> bool:
     """Connect to a running cluster or start a local one; returns whether it was started here."""
-    training, decoding = config.training, config.decoding
-    together = max if decoding.placement == "sequential" else add
-    cpus = together(training.num_workers * training.cpus_per_worker, decoding.num_decoders * decoding.cpus_per_decoder)
-    gpus = together(training.num_workers * training.gpus_per_worker, decoding.num_decoders * decoding.reserved_gpus)
-    started = not ray.is_initialized() and _init_ray(num_cpus=max(os.cpu_count() or 1, int(cpus) + 1))
-    have = ray.cluster_resources()
-    for key, needed, name in (("CPU", cpus, "CPUs"), ("GPU", gpus, "GPUs")):
-        if needed > have.get(key, 0):
-            raise ConfigError(
-                f"training and decoding ask for {needed:g} {name}, the cluster has {have.get(key, 0):g}; lower "
-                f"training.num_workers, decoding.num_decoders or their {key.lower()}s_per_worker / _per_decoder"
-            )
+    started = not ray.is_initialized() and _init_ray(num_cpus=max(os.cpu_count() or 1, int(num_cpus(config)) + 1))
+    check_resources(config)
     return started

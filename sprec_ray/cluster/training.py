@@ -23,6 +23,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sprec_ray.artifacts import write_bytes
+from sprec_ray.cluster.hardware import computes_on_gpu, environment
 from sprec_ray.cluster.mailbox import Mailbox
 from sprec_ray.cluster.progress import StepProgress
 from sprec_ray.cluster.worker import EmbedTask, TrainTask, work
@@ -69,7 +70,9 @@ class TrainingSession:
         trainer = ray.train.torch.TorchTrainer(
             work,
             train_loop_config={"mailbox": self._mailbox, "training": training},
-            torch_config=ray.train.torch.TorchConfig(backend="nccl" if training.gpus_per_worker else "gloo"),
+            torch_config=ray.train.torch.TorchConfig(
+                backend="nccl" if computes_on_gpu(training.gpus_per_worker) else "gloo"
+            ),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=training.num_workers,
                 use_gpu=training.gpus_per_worker > 0,
@@ -81,7 +84,7 @@ class TrainingSession:
                 failure_config=ray.train.FailureConfig(max_failures=training.max_failures),
                 callbacks=[_Introduction(self._mailbox)],
                 # Threads that spin while they wait make training hundreds of times slower beside a busy decoder.
-                worker_runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
+                worker_runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE", **environment()}},
             ),
         )
         try:
@@ -162,6 +165,11 @@ class TrainingSession:
             return None
         self._launch_told = True
         return self._started_at, ready - self._started_at
+
+    def places(self) -> list[str]:
+        """Where the workers run, by rank, once a task was done."""
+        places: list[str] = ray.get(self._mailbox.where.remote())
+        return places
 
     def close(self) -> None:
         """Let the workers leave once they have done what was submitted, or end them with a task unfinished."""

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from sprec_ray.artifacts import read_rows
+from sprec_ray.cluster.hardware import computes_on_gpu, place
 from sprec_ray.cluster.parcel import Parcel, read_folder
 from sprec_ray.config import LoraConfig, TrainingConfig
 from sprec_ray.data.tokens import TokenEncoder
@@ -90,7 +91,10 @@ def work(settings: dict[str, Any]) -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     context = ray.train.get_context()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    on_gpu = computes_on_gpu(training.gpus_per_worker)
+    device = ray.train.torch.get_device() if on_gpu else torch.device("cpu")
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
+    ray.get(mailbox.arrive.remote(worker.rank, place()))
     _init_deepspeed(training)
     index = ray.get(mailbox.first_unfinished.remote())
     while (posted := ray.get(mailbox.take.remote(index))) is not None:
@@ -138,7 +142,7 @@ def _is_lost_peer(error: BaseException) -> bool:
 
 
 def _init_deepspeed(training: TrainingConfig) -> None:
-    on_gpu = training.gpus_per_worker > 0
+    on_gpu = computes_on_gpu(training.gpus_per_worker)
     if not on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
         torch.set_num_threads(training.num_threads or max(1, (os.cpu_count() or 1) // training.num_workers))

@@ -8,16 +8,16 @@ import pytest
 import ray
 
 from sprec_ray.cluster import run
+from sprec_ray.cluster.hardware import SIMULATE_GPUS
 from sprec_ray.config import ConfigError, DecodingConfig, RunConfig, TrainingConfig
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """What a cluster that runs already has: 8 CPUs and 4 GPUs."""
-    resources = {"CPU": 8.0, "GPU": 4.0}
+def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that runs already: one node of 8 CPUs and 4 GPUs, which are only counted."""
+    monkeypatch.setenv(SIMULATE_GPUS, "1")
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
-    return resources
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": 4.0}}])
 
 
 def config(placement: str, *, num_workers: int, num_decoders: int, tensor_parallel_size: int = 1) -> RunConfig:
@@ -59,7 +59,7 @@ def test_a_ray_of_its_own_has_a_cpu_more_than_the_engines_hold(monkeypatch: pyte
     asked: list[int] = []
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 8.0}}])
     monkeypatch.setattr(run, "_init_ray", lambda *, num_cpus: asked.append(num_cpus))
     for placement in ("split", "sequential"):
         run._connect(RunConfig(decoding=DecodingConfig(placement=placement, num_decoders=2)))  # type: ignore[arg-type]
