@@ -5,10 +5,12 @@ DECODER ?= $(if $(wildcard /proc/driver/nvidia/version),cuda,cpu)
 BIN := .venv/bin
 STAMP := .venv/.installed-$(DECODER)
 
-.PHONY: demo test lint type unit clean
+.PHONY: install demo test lint type unit clean
 
 demo: $(STAMP)
 	$(BIN)/python -m jobs.train_selfplay configs/demo.yaml
+
+install: $(STAMP)
 
 test: lint type unit
 
