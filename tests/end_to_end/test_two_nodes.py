@@ -1,0 +1,139 @@
+"""A run over two nodes: each holds a worker and a decoder, and one of them is lost in the middle of training.
+
+Both are on this machine; where it allows network namespaces the second has a network of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from ray_nodes import RayNodes, ray_nodes
+
+from sprec_ray.cluster.results import read_results
+from sprec_ray.cluster.run import RunOutcome
+
+pytestmark = pytest.mark.slow
+
+# Three CPUs each: a worker takes two, a decoder one, so no node can hold two workers, nor a third process.
+NODE = "--num-cpus=3"
+OVERRIDES = [
+    "training.num_workers=2",
+    "training.cpus_per_worker=2",
+    "training.max_failures=2",
+    "decoding.num_decoders=2",
+    "decoding.chunk_size=4",
+    "evaluation.base=false",
+    "sft.num_epochs=60",  # long enough to be interrupted
+    "selfplay.num_iterations=1",
+]
+ADAPTERS = ("sft", "iteration-0/sft", "iteration-0/preference")
+NAMESPACE, CABLE, HEAD_IP, SECOND_IP = f"sprec{os.getpid()}", f"sprec{os.getpid()}", "10.99.0.1", "10.99.0.2"
+
+
+@dataclass
+class TwoNodes:
+    """The cluster, and how its second node is started."""
+
+    cluster: RayNodes
+    start_second: Callable[[], subprocess.Popen[bytes]]
+    second: subprocess.Popen[bytes]
+
+
+def ip(*arguments: str) -> bool:
+    return subprocess.run(["ip", *arguments], check=False, capture_output=True).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[bool]:
+    """A second network, joined to this one by a pair of virtual cables; False where that is not permitted."""
+    if not shutil.which("ip") or not ip("netns", "add", NAMESPACE):
+        yield False
+        return
+    made = ip("link", "add", CABLE, "type", "veth", "peer", "name", CABLE, "netns", NAMESPACE) and all(
+        [
+            ip("addr", "add", f"{HEAD_IP}/24", "dev", CABLE),
+            ip("link", "set", CABLE, "up"),
+            ip("-n", NAMESPACE, "addr", "add", f"{SECOND_IP}/24", "dev", CABLE),
+            ip("-n", NAMESPACE, "link", "set", CABLE, "up"),
+            ip("-n", NAMESPACE, "link", "set", "lo", "up"),
+        ]
+    )
+    yield made
+    ip("netns", "del", NAMESPACE)  # and both ends of the cable
+
+
+@pytest.fixture(scope="module", params=["namespaces", "loopback"])
+def two_nodes(request: pytest.FixtureRequest, network: bool) -> Iterator[TwoNodes]:
+    apart = request.param == "namespaces"
+    if apart and not network:
+        pytest.skip("network namespaces are not permitted here")
+    if not apart and network:
+        pytest.skip("the nodes have networks of their own, which covers this")
+    # Gloo would take the address of the host name, which is the same on both sides.
+    variables = {"GLOO_SOCKET_IFNAME": CABLE} if apart else {}
+    with ray_nodes(NODE, host=HEAD_IP if apart else "127.0.0.1", **variables) as cluster:
+
+        def start_second() -> subprocess.Popen[bytes]:
+            options = [f"--node-ip-address={SECOND_IP}"] if apart else []
+            return cluster.start(NODE, *options, namespace=NAMESPACE if apart else "")
+
+        cluster.wait_for(1)
+        nodes = TwoNodes(cluster, start_second, start_second())
+        cluster.wait_for(2)
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny_file: Path, undisturbed: RunOutcome) -> list[str]:
+    (model,) = (undisturbed.report.parents[1] / "cache").glob("model-*")
+    return [str(tiny_file), f"model.name_or_path={model}", *OVERRIDES]
+
+
+@pytest.fixture(scope="module")
+def whole(two_nodes: TwoNodes, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder and the log of a run over both nodes that nothing disturbs."""
+    output = tmp_path_factory.mktemp("nodes")
+    done = two_nodes.cluster.run("jobs.train_selfplay", *arguments, f"output_dir={output}", "name=whole")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output / "whole", done.stderr
+
+
+def test_workers_and_decoders_are_on_both_nodes(whole: tuple[Path, str]) -> None:
+    folder, log = whole
+    assert (folder / "report.html").is_file()
+    for kind in ("training workers", "decoders"):
+        (places,) = re.findall(rf"{kind}: (.*)", log)
+        assert len(set(re.findall(r"CPU of [\d.]+ \((\w+)\)", places))) == 2, places
+
+
+def test_a_run_waits_for_a_node_that_was_lost_and_ends_as_if_nothing_had_happened(
+    two_nodes: TwoNodes, arguments: list[str], whole: tuple[Path, str], tmp_path: Path
+) -> None:
+    """One node cannot hold both workers: the run says what it waits for, until a second node is there again."""
+    cluster, log = two_nodes.cluster, tmp_path / "log"
+    job = cluster.begin("jobs.train_selfplay", *arguments, f"output_dir={tmp_path}", "name=lost", log=log)
+    wait_for(log, r"\nsft: +\d+%.* \d+/\d+ ", job)
+    cluster.kill(two_nodes.second)
+    wait_for(log, r"no step in \d+ s; free in the cluster", job)
+    two_nodes.second = two_nodes.start_second()
+    assert job.wait(timeout=400) == 0, log.read_text()[-3000:]
+    for adapter in ADAPTERS:
+        file = f"{adapter}/adapter_model.safetensors"
+        assert (tmp_path / "lost" / file).read_bytes() == (whole[0] / file).read_bytes(), adapter
+    assert read_results(tmp_path / "lost") == read_results(whole[0])
+
+
+def wait_for(log: Path, pattern: str, job: subprocess.Popen[bytes], timeout_s: float = 240) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not re.search(pattern, text := log.read_text(errors="replace").replace("\r", "\n")):
+        assert job.poll() is None, text[-3000:]
+        assert time.monotonic() < deadline, f"{pattern}: {text[-3000:]}"
+        time.sleep(0.2)
