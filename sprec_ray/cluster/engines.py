@@ -55,6 +55,11 @@ class Engines:
         """Whether decoders and training workers may compute at the same time."""
         return self._config.decoding.placement == "split"
 
+    @property
+    def are_running(self) -> bool:
+        """Whether the training group or decoders are launched, and hold what they reserve."""
+        return self._pool is not None or "session" in self.__dict__
+
     @cached_property
     def session(self) -> TrainingSession:
         """The training group, launched at the first use."""

@@ -19,6 +19,7 @@ from sprec_ray.cluster.engines import Engines
 from sprec_ray.cluster.evaluation import Evaluator
 from sprec_ray.cluster.language_model import pretrained_model, sft_groups
 from sprec_ray.cluster.searches import evaluation_search, negatives_search
+from sprec_ray.cluster.sharing import SharedStages
 from sprec_ray.cluster.timeline import Clock
 from sprec_ray.config import ConfigError, PhaseConfig, PreferenceConfig, RunConfig
 from sprec_ray.data.catalog import Catalog
@@ -40,13 +41,14 @@ class RayStages:
         self.config, self.folder, self.split = config, folder, split
         self.clock = Clock(folder)
         self.engines = Engines(config, folder, self.clock, lambda: self.catalog.titles)
+        self._shared = SharedStages(config, folder)
         self._evaluations = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
         self._pending: list[Future[EvalResult]] = []
 
     def prepare(self) -> None:
         """Make the examples that the loop starts from. Raises ConfigError for settings that they cannot serve."""
         stage = Stage(self.folder / "data")
-        if not stage.is_finished:
+        if not self._is_done(stage):
             with self.clock.span("data", "load"), self._stage(stage, "data") as summary:
                 summary.update(counts=prepare_data(self.config.data, out=stage.path))
         # The target is no negative; a random replacement needs one title more that is not in the group yet.
@@ -92,6 +94,10 @@ class RayStages:
             self.config, self.folder.parent / "cache", self.engines, train=self.train_examples, catalog=self.catalog
         )
 
+    def _is_done(self, stage: Stage) -> bool:
+        """Whether a stage is on disk, be it from another run that shares its stages."""
+        return stage.is_finished or self._shared.adopt(stage, may_wait=not self.engines.are_running)
+
     @contextmanager
     def _stage(self, stage: Stage, name: str) -> Iterator[dict[str, Any]]:
         """Fill a stage's folder inside the block and mark it as finished; yields the summary to fill."""
@@ -100,6 +106,7 @@ class RayStages:
         summary: dict[str, Any] = {}
         yield summary
         stage.finish(summary)
+        self._shared.publish(stage)
 
     def first_sft(self) -> AdapterCheckpoint:
         """A_0: SFT of a fresh adapter on all training examples."""
@@ -116,11 +123,11 @@ class RayStages:
         self, iteration: int, policy: AdapterCheckpoint, examples: Sequence[Example]
     ) -> Callable[[], dict[str, Rollout]] | None:
         """Begin to decode answers to the examples; None when the negatives are random."""
-        if self.config.selfplay.negatives == "random" or Stage(self._iteration(iteration) / "groups").is_finished:
+        if self.config.selfplay.negatives == "random" or self._is_done(Stage(self._iteration(iteration) / "groups")):
             return None
         stage = Stage(self._iteration(iteration) / "rollouts")
         file = stage.path / "rollouts.jsonl"
-        if stage.is_finished:
+        if self._is_done(stage):
             return lambda: _by_example(read_rollouts(file))
         start = time.time()
         stage.start()
@@ -129,6 +136,7 @@ class RayStages:
             """Called by the decoding thread, so that nothing is lost when what runs beside it fails."""
             write_rows(file, rollouts)
             stage.finish({})
+            self._shared.publish(stage)
             self.clock.add(f"iteration {iteration}: negatives", "decode", start, time.time() - start)
             logger.info("iteration %d: negatives decoded", iteration)
 
@@ -146,7 +154,7 @@ class RayStages:
     ) -> list[PreferenceGroup]:
         """The preference groups of the examples, with what was dropped counted."""
         stage = Stage(self._iteration(iteration) / "groups")
-        if stage.is_finished:
+        if self._is_done(stage):
             return read_rows(stage.path / "groups.jsonl", PreferenceGroup)
         selfplay, titles = self.config.selfplay, self.catalog.titles
         rng = derive_rng(self.config.seed, f"negatives/{iteration}")
@@ -187,7 +195,7 @@ class RayStages:
         """Continue ``init`` on the groups, measured against ``reference``."""
         stage = Stage(self._iteration(iteration) / "preference")
         name = f"iteration {iteration}: {self.config.preference.loss}"
-        if not stage.is_finished:
+        if not self._is_done(stage):
             phase = self._phase(stage, self.config.preference, init, reference)
             with self._stage(stage, name) as summary:
                 summary.update(self.engines.train(stage, phase, groups, name))
@@ -196,7 +204,7 @@ class RayStages:
     def evaluate(self, label: str, policy: AdapterCheckpoint | None) -> Callable[[], EvalResult]:
         """Begin to measure a policy, beside what comes next where that may be; returns what waits for the result."""
         stage = Stage(self.evaluations / label)
-        if stage.is_finished:
+        if self._is_done(stage):
             return lambda: as_eval_result(stage.summary["result"])
         self.engines.start(self.model_path)  # here, not in the thread, so that it is done once
         for earlier in self._pending:
@@ -213,7 +221,7 @@ class RayStages:
     def _sft(
         self, stage: Stage, init: AdapterCheckpoint | None, examples: Sequence[Example], *, version: int, name: str
     ) -> AdapterCheckpoint:
-        if not stage.is_finished:
+        if not self._is_done(stage):
             phase = self._phase(stage, self.config.sft if init is None else self.config.selfplay_sft, init, None)
             with self._stage(stage, name) as summary:
                 summary.update(self.engines.train(stage, phase, sft_groups(examples), name))
@@ -293,6 +301,7 @@ class RayStages:
         """Stop the engines that were started."""
         self._evaluations.shutdown(wait=False, cancel_futures=True)
         self.engines.close()
+        self._shared.close()
 
 
 def _by_example(rollouts: Sequence[Rollout]) -> dict[str, Rollout]:

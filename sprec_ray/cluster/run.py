@@ -33,6 +33,7 @@ LOCK = ".lock"
 MAY_CHANGE = (
     "selfplay.num_iterations",
     "output_dir",
+    "share_stages",
     *(f"{phase}.micro_batch_size" for phase in ("sft", "selfplay_sft", "preference")),
     *(
         f"training.{key}"
