@@ -14,6 +14,7 @@ from typing import Any
 from sprec_ray.artifacts import Stage, write_bytes, write_json, write_rows
 from sprec_ray.cluster.catalog_index import catalog_index
 from sprec_ray.cluster.decoding import DecoderPool, DecodingError, PendingDecode
+from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.parcel import ADAPTER, Parcel, pack
 from sprec_ray.cluster.searches import max_beam_width
 from sprec_ray.cluster.timeline import Clock
@@ -29,12 +30,22 @@ logger = logging.getLogger(__name__)
 
 
 class Engines:
-    """Trains, decodes and embeds for the stages, and times what it does."""
+    """Trains, decodes and embeds for the stages, and times what it does.
+
+    With ``kept`` both sides are taken from there, and left there by ``close``, where they may live side by side.
+    """
 
     def __init__(
-        self, config: RunConfig, folder: Path, clock: Clock, titles: Callable[[], Sequence[str]] = tuple
+        self,
+        config: RunConfig,
+        folder: Path,
+        clock: Clock,
+        titles: Callable[[], Sequence[str]] = tuple,
+        *,
+        kept: KeptEngines | None = None,
     ) -> None:
         self._config, self._folder, self._clock, self._titles = config, folder, clock, titles
+        self._kept = None if config.decoding.placement == "sequential" else kept
         self._lock = threading.RLock()
         self._canaries: dict[str, dict[str, Any]] = {}
         self._pool: DecoderPool | None = None
@@ -63,7 +74,8 @@ class Engines:
     @cached_property
     def session(self) -> TrainingSession:
         """The training group, launched at the first use."""
-        return TrainingSession(self._config.training, storage=self._folder / "ray-train")
+        launch = partial(TrainingSession, self._config.training, storage=self._folder / "ray-train")
+        return launch() if self._kept is None else self._kept.session(self._config.training, launch)
 
     def start(self, model_path: str) -> None:
         """Launch what is not running yet, training group and decoders side by side.
@@ -100,25 +112,24 @@ class Engines:
             )
             # As in training, a title that is longer than max_response_tokens takes its room from prompts.
             self._room = min(model.max_prompt_tokens, max_model_len - index.trie.depth)
-        pool = DecoderPool(
-            self._config.decoding,
-            DecoderModel(
-                path=model_path,
-                dtype=model.dtype,
-                max_model_len=max_model_len,
-                max_beam_width=max_beam_width(self._config),
-                lora_rank=model.lora.rank,
-                search_cache_gib=self._config.decoding.search_cache_gib,
-                trust_remote_code=model.trust_remote_code,
-                quantization=model.quantization,
-                tensor_parallel_size=self._config.decoding.tensor_parallel_size,
-            ),
-            seed=self._config.seed,
-            index=index,
-            model_files=next(iter(self._model_parcels(model_path)), None),
+        decoder = DecoderModel(
+            path=model_path,
+            dtype=model.dtype,
+            max_model_len=max_model_len,
+            max_beam_width=max_beam_width(self._config),
+            lora_rank=model.lora.rank,
+            search_cache_gib=self._config.decoding.search_cache_gib,
+            trust_remote_code=model.trust_remote_code,
+            quantization=model.quantization,
+            tensor_parallel_size=self._config.decoding.tensor_parallel_size,
         )
-        self._pool = pool
-        self.decoder_name = pool.wait_ready()
+        files = next(iter(self._model_parcels(model_path)), None)
+        launch = partial(
+            DecoderPool, self._config.decoding, decoder, seed=self._config.seed, index=index, model_files=files
+        )
+        settings = (self._config.decoding, decoder, self._config.seed, index and index.titles)
+        self._pool = launch() if self._kept is None else self._kept.pool(settings, launch)
+        self.decoder_name = self._pool.wait_ready()
         self._clock.add("decoders", "launch", start, time.time() - start)
 
     def _trainers_turn(self) -> TrainingSession:
@@ -253,9 +264,12 @@ class Engines:
                 )
 
     def close(self) -> None:
-        """Stop what was started."""
-        self._close_decoders()
-        self._close_session()
+        """Stop what was started, or leave it to the next run, decoders asleep where they share GPUs."""
+        if self._kept is None:
+            self._close_decoders()
+            self._close_session()
+        elif self._pool is not None and self._config.decoding.placement == "colocate":
+            self._pool.sleep()
 
     def _close_decoders(self) -> None:
         if self._pool is not None:

@@ -17,11 +17,12 @@ from sprec_ray.cluster.datasets import prepare_data
 from sprec_ray.cluster.decoding import PendingDecode
 from sprec_ray.cluster.engines import Engines
 from sprec_ray.cluster.evaluation import Evaluator
+from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.language_model import pretrained_model, sft_groups
-from sprec_ray.cluster.searches import evaluation_search, negatives_search
+from sprec_ray.cluster.searches import check_number_of_titles, evaluation_search, negatives_search
 from sprec_ray.cluster.sharing import SharedStages
 from sprec_ray.cluster.timeline import Clock
-from sprec_ray.config import ConfigError, PhaseConfig, PreferenceConfig, RunConfig
+from sprec_ray.config import PhaseConfig, PreferenceConfig, RunConfig
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import parse_response
 from sprec_ray.data.sequences import derive_rng
@@ -37,10 +38,12 @@ Split = Literal["test", "valid"]
 class RayStages:
     """The ``Stages`` of ``selfplay.loop``, as folders of the run directory."""
 
-    def __init__(self, config: RunConfig, folder: Path, *, split: Split = "test") -> None:
+    def __init__(
+        self, config: RunConfig, folder: Path, *, split: Split = "test", kept: KeptEngines | None = None
+    ) -> None:
         self.config, self.folder, self.split = config, folder, split
         self.clock = Clock(folder)
-        self.engines = Engines(config, folder, self.clock, lambda: self.catalog.titles)
+        self.engines = Engines(config, folder, self.clock, lambda: self.catalog.titles, kept=kept)
         self._shared = SharedStages(config, folder)
         self._evaluations = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
         self._pending: list[Future[EvalResult]] = []
@@ -51,18 +54,7 @@ class RayStages:
         if not self._is_done(stage):
             with self.clock.span("data", "load"), self._stage(stage, "data") as summary:
                 summary.update(counts=prepare_data(self.config.data, out=stage.path))
-        # The target is no negative; a random replacement needs one title more that is not in the group yet.
-        most = len(self.catalog) - 1 - (self.config.selfplay.random_ratio > 0)
-        if self.config.selfplay.num_negatives > most:
-            raise ConfigError(
-                f"selfplay.num_negatives={self.config.selfplay.num_negatives} exceeds the {most} titles the catalogue "
-                "holds besides the target; lower it"
-            )
-        if max(self.config.evaluation.k) > len(self.catalog):
-            raise ConfigError(
-                f"evaluation.k={max(self.config.evaluation.k)} exceeds the {len(self.catalog)} titles of the "
-                "catalogue; lower it"
-            )
+        check_number_of_titles(self.config, len(self.catalog))
 
     @cached_property
     def catalog(self) -> Catalog:

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import add
 from pathlib import Path
@@ -18,6 +18,7 @@ import ray
 import yaml
 
 from sprec_ray.artifacts import MARKER, ArtifactError, Stage, read_json, write_json, write_text
+from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.pipeline import RayStages, Split
 from sprec_ray.cluster.results import read_results, write_results
 from sprec_ray.config import ConfigError, RunConfig
@@ -96,7 +97,22 @@ def evaluate_on_valid(config: RunConfig) -> tuple[EvalResult, ...]:
             raise ConfigError(f"{folder} is not finished; run jobs.train_selfplay with the same arguments first")
         with _stages(config, folder, split="valid") as stages:
             results = [*run_self_play(config, stages), *stages.evaluator.baselines()]
-        write_json(folder / "results-valid.json", {"results": [dataclasses.asdict(result) for result in results]})
+        _write_results_of("valid", folder, results)
+        return tuple(results)
+
+
+def run_trial(
+    config: RunConfig, *, split: Split, kept: KeptEngines, on_result: Callable[[EvalResult], None]
+) -> tuple[EvalResult, ...]:
+    """Run, or continue, a trial of a sweep: a run whose policies are measured on ``split``, without a report.
+
+    Its engines are taken from, and left in, ``kept``. ``on_result`` is told every trained policy's metrics before the
+    trial goes on. The results end with the baselines, as in ``train_selfplay``, and are kept in results-<split>.json.
+    """
+    with open_run(config) as folder, _stages(config, folder, split=split, kept=kept) as stages:
+        stages.prepare()
+        results = [*run_self_play(config, stages, on_result=on_result), *stages.evaluator.baselines()]
+        _write_results_of(split, folder, results)
         return tuple(results)
 
 
@@ -105,6 +121,10 @@ def prepare_run(config: RunConfig) -> tuple[Path, dict[str, int]]:
     with open_run(config) as folder, _stages(config, folder) as stages:
         stages.prepare()
         return folder / "data", read_json(folder / "data" / "counts.json")
+
+
+def _write_results_of(split: Split, folder: Path, results: Sequence[EvalResult]) -> None:
+    write_json(folder / f"results-{split}.json", {"results": [dataclasses.asdict(result) for result in results]})
 
 
 @contextmanager
@@ -128,9 +148,11 @@ def open_run(config: RunConfig) -> Iterator[Path]:
 
 
 @contextmanager
-def _stages(config: RunConfig, folder: Path, *, split: Split = "test") -> Iterator[RayStages]:
+def _stages(
+    config: RunConfig, folder: Path, *, split: Split = "test", kept: KeptEngines | None = None
+) -> Iterator[RayStages]:
     """The stages of a run on a cluster that runs already or is started for them."""
-    stages = RayStages(config, folder, split=split)
+    stages = RayStages(config, folder, split=split, kept=kept)
     with stages.clock.span("ray", "launch"):
         started_here = _connect(config)
     try:

@@ -131,6 +131,7 @@ class SharedStages:
                 return False
             lock.close()
         _link(shared, stage.start())
+        shutil.rmtree(stage.partial, ignore_errors=True)
         logger.info("%s: taken from %s", name, read_json(stage.path / ORIGIN)["run"])
         return True
 
