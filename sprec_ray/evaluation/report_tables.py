@@ -24,6 +24,19 @@ DISPLAY_NAMES = {
     "valid": "valid",
 }
 LOWER_IS_BETTER = {"or_ratio", "mgu", "dgu", "mgu_whole", "dgu_whole"}
+UNITS = {
+    "hr": "share of rows",
+    "ndcg": "mean gain, 0 to 1",
+    "div_ratio": "share of places",
+    "or_ratio": "share of places",
+    "mgu": "mean difference of shares",
+    "dgu": "range of differences of shares",
+    "mgu_whole": "mean difference of shares",
+    "dgu_whole": "range of differences of shares",
+    "mrr": "mean of 1 / rank",
+    "target_logp": "nats",
+    "valid": "share of answers",
+}
 _POLICY = re.compile(r"base|sft|iteration-\d+")
 
 
@@ -40,10 +53,24 @@ class Column:
         return f"{self.name}@{self.k}" if self.k else self.name
 
     @property
+    def title(self) -> str:
+        """The metric's name for people."""
+        return f"{DISPLAY_NAMES[self.name]}@{self.k}" if self.k else DISPLAY_NAMES[self.name]
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a smaller value is the better one."""
+        return self.name in LOWER_IS_BETTER
+
+    @property
     def heading(self) -> str:
         """The metric's name with an arrow that points to better."""
-        arrow = "↓" if self.name in LOWER_IS_BETTER else "↑"
-        return f"{DISPLAY_NAMES[self.name]}@{self.k} {arrow}" if self.k else f"{DISPLAY_NAMES[self.name]} {arrow}"
+        return f"{self.title} {'↓' if self.lower_is_better else '↑'}"
+
+    @property
+    def meaning(self) -> str:
+        """The unit and which direction is better, in words."""
+        return f"{UNITS[self.name]}, {'lower' if self.lower_is_better else 'higher'} is better"
 
 
 def is_policy(result: EvalResult) -> bool:
@@ -63,6 +90,20 @@ def columns(results: Sequence[EvalResult]) -> list[Column]:
     wanted += [Column(name=name, k=k) for name in ("div_ratio", "or_ratio", "mgu") for k in ks]
     wanted += [Column(name=name) for name in ("mrr", "target_logp", "valid")]
     return [column for column in wanted if any(column.key in result.metrics for result in results)]
+
+
+def all_columns(results: Sequence[EvalResult]) -> list[Column]:
+    """Every metric at every k, if measured; standard errors are not metrics."""
+    wanted = [Column(name=name, k=k) for name in DISPLAY_NAMES for k in (0, *places(results))]
+    return [column for column in wanted if any(column.key in result.metrics for result in results)]
+
+
+def column_of(key: str) -> Column:
+    """The column of a metric's key: ``ndcg@5``. Raises ValueError for a key that no metric has."""
+    name, _, k = key.partition("@")
+    if name not in DISPLAY_NAMES or (k and not k.isdecimal()):
+        raise ValueError(f"{key} is no metric; take one of {', '.join(DISPLAY_NAMES)}, with @k where it has a k")
+    return Column(name=name, k=int(k or 0))
 
 
 def cell(result: EvalResult, column: Column) -> str:

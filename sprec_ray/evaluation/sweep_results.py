@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from sprec_ray.artifacts import ArtifactError, as_eval_result, read_json, write_json
+from sprec_ray.evaluation.report_tables import is_policy
 from sprec_ray.types import EvalResult
 
 SWEEP_FILE = "sweep.json"
@@ -55,6 +57,15 @@ class TrialRecord:
     """Seconds of other trials that computed these stages; None where that is not known."""
     command: str = ""
     """Repeats this trial alone."""
+
+    @property
+    def policies(self) -> tuple[EvalResult, ...]:
+        """The results of trained policies: neither the base nor baselines, should they be among the results."""
+        return tuple(result for result in self.results if is_policy(result) and result.label != "base")
+
+    def final(self, key: str) -> float:
+        """A metric of the trial's last policy; NaN when it was not measured."""
+        return self.policies[-1].metrics.get(key, math.nan) if self.policies else math.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
