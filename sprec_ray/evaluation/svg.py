@@ -1,4 +1,4 @@
-"""Small plots as inline SVG: lines, paired bars and a timeline. Colours come from the page's style sheet."""
+"""Small plots as inline SVG: lines, points, paired bars and a timeline. Colours come from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sprec_ray.evaluation.markup import escape
-
-Point = tuple[float, float]
+from sprec_ray.evaluation.svg_labels import Point, place_labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +18,14 @@ class Series:
     points: Sequence[Point]
     errors: Sequence[float] = ()
     markers: bool = False
+    joined: bool = True
+    """False draws the markers without a line."""
+    css: str = ""
+    """Classes of the line and its markers; empty takes the next of four colours."""
+    labels: Sequence[str] = ()
+    """A text beside each point; empty texts are left out, and those that find no room."""
+    hints: Sequence[str] = ()
+    """What a pointer over each marker shows; without them name and value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +40,10 @@ class Axes:
     references: Sequence[tuple[str, float]] = ()
     """Dashed horizontal lines with a name: baselines."""
     from_zero: bool = True
+    x_title: str = ""
+    y_title: str = ""
+    legend: bool = True
+    """Whether the names of two or more series are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +77,9 @@ def line_plot(title: str, series: Sequence[Series], axes: Axes) -> str:
     if not finite:
         return ""
     y_ticks = ticks(*_value_range(series, axes))
-    left, right, top, bottom = 44, axes.width - (64 if axes.references else 10), 10, axes.height - 24
-    xs = [x for line in series for x, _ in line.points]
+    left, right = (60 if axes.y_title else 44), axes.width - (64 if axes.references else 10)
+    top, bottom = 10, axes.height - (42 if axes.x_title else 24)
+    xs = [x for line in series for x, _ in line.points] + [x for x, _ in axes.x_ticks]
     x_low, x_high = (min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 1, max(xs) + 1)
     inset = 12 if any(line.markers for line in series) else 0
 
@@ -83,12 +95,17 @@ def line_plot(title: str, series: Sequence[Series], axes: Axes) -> str:
         for x in axes.separators
     ]
     parts += [
-        f'<text class="tick" text-anchor="middle" x="{place(x, 0)[0]:.1f}" y="{axes.height - 8}">{escape(label)}</text>'
+        f'<text class="tick" text-anchor="middle" x="{place(x, 0)[0]:.1f}" y="{bottom + 16}">{escape(label)}</text>'
         for x, label in axes.x_ticks
     ]
+    parts += [axis_titles(axes.x_title, axes.y_title, (left + right) / 2, (top + bottom) / 2, axes.height - 4)]
     parts += _references(axes.references, place, left, right)
     parts += [_line(line, index, place) for index, line in enumerate(series)]
-    return _figure(title, axes.width, axes.height, "".join(parts), [line.name for line in series])
+    placed = [(*place(*point), text) for line in series for point, text in _labelled(line)]
+    dots = [place(*point) for line in series if line.markers for point in line.points if math.isfinite(point[1])]
+    parts += place_labels(placed, dots, box=(left, top, right, bottom))
+    names = [line.name for line in series] if axes.legend else []
+    return figure(title, axes.width, axes.height, "".join(parts), names)
 
 
 def paired_bars(title: str, names: tuple[str, str], rows: Sequence[tuple[str, float, float]]) -> str:
@@ -121,7 +138,7 @@ def paired_bars(title: str, names: tuple[str, str], rows: Sequence[tuple[str, fl
                     f'<rect class="{css}" x="{x:.1f}" y="{y + 4 + 11 * offset}" width="{max(span, 0.5):.1f}" '
                     f'height="10" rx="1"><title>{escape(label)}: {value:+.4f}</title></rect>'
                 )
-    return _figure(title, width, height, "".join(parts), names, swatch="bars")
+    return figure(title, width, height, "".join(parts), names, swatch="bars")
 
 
 def timeline(lanes: Sequence[tuple[str, Sequence[Bar]]], total_s: float) -> str:
@@ -151,7 +168,20 @@ def timeline(lanes: Sequence[tuple[str, Sequence[Bar]]], total_s: float) -> str:
             f"<title>{escape(bar.hint)}</title></rect>"
             for bar in bars
         ]
-    return _figure("", width, height, "".join(parts), ())
+    return figure("", width, height, "".join(parts), ())
+
+
+def axis_titles(x_title: str, y_title: str, x: float, y: float, baseline: float) -> str:
+    """The axes' names: one centred at ``x`` on ``baseline``, one upright at the left edge, centred at ``y``."""
+    parts = []
+    if x_title:
+        parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{baseline:.1f}">{escape(x_title)}</text>')
+    if y_title:
+        parts.append(
+            f'<text class="tick" text-anchor="middle" transform="rotate(-90 11 {y:.1f})" x="11" y="{y:.1f}">'
+            f"{escape(y_title)}</text>"
+        )
+    return "".join(parts)
 
 
 def _cut(label: str, most: int) -> str:
@@ -199,7 +229,7 @@ def _references(
 
 
 def _line(line: Series, index: int, place: Callable[[float, float], Point]) -> str:
-    css = f"s{index % 4}"
+    css = line.css or f"s{index % 4}"
     commands, pen = [], "M"
     marks = []
     for position, (x, y) in enumerate(line.points):
@@ -213,12 +243,19 @@ def _line(line: Series, index: int, place: Callable[[float, float], Point]) -> s
             low, high = place(x, y - line.errors[position])[1], place(x, y + line.errors[position])[1]
             marks.append(f'<line class="error {css}" x1="{px:.1f}" x2="{px:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
         if line.markers:
-            hint = f"{escape(line.name)}: {y:.4f}"
+            hint = escape(line.hints[position] if line.hints else f"{line.name}: {y:.4f}")
             marks.append(f'<circle class="dot {css}" cx="{px:.1f}" cy="{py:.1f}" r="3"><title>{hint}</title></circle>')
-    return f'<path class="line {css}" d="{" ".join(commands)}"/>' + "".join(marks)
+    path = f'<path class="line {css}" d="{" ".join(commands)}"/>' if line.joined else ""
+    return path + "".join(marks)
 
 
-def _figure(title: str, width: int, height: int, content: str, names: Sequence[str], swatch: str = "lines") -> str:
+def _labelled(line: Series) -> list[tuple[Point, str]]:
+    pairs = zip(line.points, line.labels, strict=True) if line.labels else ()
+    return [(point, text) for point, text in pairs if text and math.isfinite(point[1])]
+
+
+def figure(title: str, width: int, height: int, content: str, names: Sequence[str], swatch: str = "lines") -> str:
+    """A drawing with its title above it, and a legend where it has two names or more."""
     legend = ""
     if len(names) > 1:
         css = [f"s{index % 4}" if swatch == "lines" else ("before", "after")[index % 2] for index in range(len(names))]
