@@ -29,6 +29,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
 
 
+def value_text(value: float) -> str:
+    """A metric where space is short: four decimals, two from 10 on, ``n/a`` where it is undefined."""
+    return number(value, 4 if not abs(value) >= 10 else 2)
+
+
 def seconds(value: float) -> str:
     """A duration for people: ``4.2 s``, ``3 min 20 s``, ``2 h 05 min``."""
     if value < 60:

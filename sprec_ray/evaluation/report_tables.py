@@ -68,9 +68,14 @@ class Column:
         return f"{self.title} {'↓' if self.lower_is_better else '↑'}"
 
     @property
+    def unit(self) -> str:
+        """What the numbers count."""
+        return UNITS[self.name]
+
+    @property
     def meaning(self) -> str:
         """The unit and which direction is better, in words."""
-        return f"{UNITS[self.name]}, {'lower' if self.lower_is_better else 'higher'} is better"
+        return f"{self.unit}, {'lower' if self.lower_is_better else 'higher'} is better"
 
 
 def is_policy(result: EvalResult) -> bool:

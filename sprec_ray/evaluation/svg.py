@@ -12,16 +12,21 @@ from sprec_ray.evaluation.svg_labels import Point, place_labels
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One line. NaN in ``points`` breaks it; ``errors`` draws a bar of that half height at each point."""
+    """One line, or points without one. NaN in ``points`` breaks it.
+
+    ``errors`` draws a bar of that half height at each point.
+    """
 
     name: str
     points: Sequence[Point]
     errors: Sequence[float] = ()
     markers: bool = False
     joined: bool = True
-    """False draws the markers without a line."""
+    """False draws only the markers."""
     css: str = ""
     """Classes of the line and its markers; empty takes the next of four colours."""
+    radius: float = 3.0
+    """Of the markers, in pixels."""
     labels: Sequence[str] = ()
     """A text beside each point; empty texts are left out, and those that find no room."""
     hints: Sequence[str] = ()
@@ -43,7 +48,7 @@ class Axes:
     x_title: str = ""
     y_title: str = ""
     legend: bool = True
-    """Whether the names of two or more series are shown."""
+    """Whether the names of two or more series are shown; a series without a name never is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,12 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def number_ticks(values: Sequence[float]) -> list[tuple[float, str]]:
+    """Labelled ticks for an x axis that covers the finite values; none without any."""
+    finite = [value for value in values if math.isfinite(value)]
+    return [(value, f"{value:g}") for value in ticks(min(finite), max(finite), 6)] if finite else []
 
 
 def line_plot(title: str, series: Sequence[Series], axes: Axes) -> str:
@@ -104,8 +115,8 @@ def line_plot(title: str, series: Sequence[Series], axes: Axes) -> str:
     placed = [(*place(*point), text) for line in series for point, text in _labelled(line)]
     dots = [place(*point) for line in series if line.markers for point in line.points if math.isfinite(point[1])]
     parts += place_labels(placed, dots, box=(left, top, right, bottom))
-    names = [line.name for line in series] if axes.legend else []
-    return figure(title, axes.width, axes.height, "".join(parts), names)
+    legend = [(_css(line, index), line.name) for index, line in enumerate(series) if line.name and axes.legend]
+    return figure(title, (axes.width, axes.height), "".join(parts), legend=legend)
 
 
 def paired_bars(title: str, names: tuple[str, str], rows: Sequence[tuple[str, float, float]]) -> str:
@@ -138,14 +149,15 @@ def paired_bars(title: str, names: tuple[str, str], rows: Sequence[tuple[str, fl
                     f'<rect class="{css}" x="{x:.1f}" y="{y + 4 + 11 * offset}" width="{max(span, 0.5):.1f}" '
                     f'height="10" rx="1"><title>{escape(label)}: {value:+.4f}</title></rect>'
                 )
-    return figure(title, width, height, "".join(parts), names, swatch="bars")
+    legend = list(zip(("before", "after"), names, strict=True))
+    return figure(title, (width, height), "".join(parts), legend=legend)
 
 
-def timeline(lanes: Sequence[tuple[str, Sequence[Bar]]], total_s: float) -> str:
-    """One row per lane with its bars from 0 to ``total_s`` seconds, as a ``figure``."""
+def timeline(lanes: Sequence[tuple[str, Sequence[Bar]]], total_s: float, *, left: int = 190) -> str:
+    """One row per lane with its bars from 0 to ``total_s`` seconds, as a ``figure``; names take ``left`` pixels."""
     if not lanes or total_s <= 0:
         return ""
-    width, left, row_height = 960, 190, 20
+    width, row_height = 960, 20
     height = len(lanes) * row_height + 24
     marks = [value for value in ticks(0.0, total_s, 8) if value <= total_s]
 
@@ -160,7 +172,7 @@ def timeline(lanes: Sequence[tuple[str, Sequence[Bar]]], total_s: float) -> str:
     for index, (label, bars) in enumerate(lanes):
         y = index * row_height
         parts.append(
-            f'<text class="name" text-anchor="end" x="{left - 10}" y="{y + 14}">{escape(_cut(label, 30))}</text>'
+            f'<text class="name" text-anchor="end" x="{left - 10}" y="{y + 14}">{escape(_cut(label, (left - 10) // 7))}</text>'
         )
         parts += [
             f'<rect class="{escape(bar.css)}" x="{place(bar.start_s):.1f}" y="{y + 4}" height="13" rx="1.5" '
@@ -168,7 +180,7 @@ def timeline(lanes: Sequence[tuple[str, Sequence[Bar]]], total_s: float) -> str:
             f"<title>{escape(bar.hint)}</title></rect>"
             for bar in bars
         ]
-    return figure("", width, height, "".join(parts), ())
+    return figure("", (width, height), "".join(parts))
 
 
 def axis_titles(x_title: str, y_title: str, x: float, y: float, baseline: float) -> str:
@@ -229,7 +241,7 @@ def _references(
 
 
 def _line(line: Series, index: int, place: Callable[[float, float], Point]) -> str:
-    css = line.css or f"s{index % 4}"
+    css = _css(line, index)
     commands, pen = [], "M"
     marks = []
     for position, (x, y) in enumerate(line.points):
@@ -244,7 +256,8 @@ def _line(line: Series, index: int, place: Callable[[float, float], Point]) -> s
             marks.append(f'<line class="error {css}" x1="{px:.1f}" x2="{px:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
         if line.markers:
             hint = escape(line.hints[position] if line.hints else f"{line.name}: {y:.4f}")
-            marks.append(f'<circle class="dot {css}" cx="{px:.1f}" cy="{py:.1f}" r="3"><title>{hint}</title></circle>')
+            place_and_size = f'cx="{px:.1f}" cy="{py:.1f}" r="{line.radius:g}"'
+            marks.append(f'<circle class="dot {css}" {place_and_size}><title>{hint}</title></circle>')
     path = f'<path class="line {css}" d="{" ".join(commands)}"/>' if line.joined else ""
     return path + "".join(marks)
 
@@ -254,17 +267,21 @@ def _labelled(line: Series) -> list[tuple[Point, str]]:
     return [(point, text) for point, text in pairs if text and math.isfinite(point[1])]
 
 
-def figure(title: str, width: int, height: int, content: str, names: Sequence[str], swatch: str = "lines") -> str:
-    """A drawing with its title above it, and a legend where it has two names or more."""
-    legend = ""
-    if len(names) > 1:
-        css = [f"s{index % 4}" if swatch == "lines" else ("before", "after")[index % 2] for index in range(len(names))]
-        entries = "".join(
-            f'<span><i class="swatch {c}"></i>{escape(name)}</span>' for c, name in zip(css, names, strict=True)
-        )
-        legend = f'<span class="legend">{entries}</span>'
-    caption = f"<figcaption>{escape(title)}{legend}</figcaption>" if title or legend else ""
+def _css(line: Series, index: int) -> str:
+    return line.css or f"s{index % 4}"
+
+
+def figure(
+    title: str, size: tuple[int, int], content: str, *, legend: Sequence[tuple[str, str]] = (), footer: str = ""
+) -> str:
+    """A drawing of ``size`` pixels below its title, with HTML below it.
+
+    ``legend`` holds pairs of classes and name; it is shown when there are two or more.
+    """
+    entries = "".join(f'<span><i class="swatch {css}"></i>{escape(name)}</span>' for css, name in legend)
+    shown = f'<span class="legend">{entries}</span>' if len(legend) > 1 else ""
+    caption = f"<figcaption>{escape(title)}{shown}</figcaption>" if title or shown else ""
     return (
-        f'<figure>{caption}<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{content}</svg>'
-        "</figure>"
+        f'<figure>{caption}<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(title)}">{content}'
+        f"</svg>{footer}</figure>"
     )
