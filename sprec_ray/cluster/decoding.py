@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sprec_ray.artifacts import read_rollouts, write_rows
 from sprec_ray.cluster.catalog_index import CatalogIndex
@@ -89,6 +90,8 @@ class DecoderPool:
             num_gpus=config.reserved_gpus,
             max_restarts=_MAX_RESTARTS,
             max_task_retries=_MAX_RESTARTS,
+            # Not in the placement group of a sweep's trial, which would hold all that is started there.
+            scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
             runtime_env={"env_vars": environment},
         )
         # Sealed, because Ray warns of objects that a restart needs; the caller holds this one as long as the pool.

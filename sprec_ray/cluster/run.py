@@ -128,6 +128,19 @@ def _write_results_of(split: Split, folder: Path, results: Sequence[EvalResult])
 
 
 @contextmanager
+def ray_for(configs: Sequence[RunConfig]) -> Iterator[None]:
+    """A connection to Ray inside the block, for several runs, once each of them is known to find its files."""
+    for config in configs:
+        _check_paths(config)
+    started_here = _connect(configs[0])
+    try:
+        yield
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+@contextmanager
 def open_run(config: RunConfig) -> Iterator[Path]:
     """The folder of a new run, or of the same run to continue, checked before anything expensive starts.
 

@@ -126,7 +126,7 @@ class SharedStages:
             if not _lock(lock, name, may_wait=may_wait):
                 lock.close()
                 return False
-            if not shared.is_finished:
+            if not Stage(shared.path).is_finished:  # looked at again: the other run may have finished it
                 self._locks[name] = lock
                 return False
             lock.close()
