@@ -222,6 +222,11 @@ def _check_trials(sweep: SweepConfig) -> None:
     keys = sweep.parameters
     for values in itertools.islice(itertools.product(*(parameter.ends for parameter in keys.values())), 1000):
         config = make_trial(sweep, dict(zip(keys, values, strict=True))).config
+        if sweep.asha is not None and sweep.asha.grace_iterations >= config.selfplay.num_iterations:
+            raise ConfigError(
+                f"asha.grace_iterations={sweep.asha.grace_iterations} leaves nothing to stop of "
+                f"selfplay.num_iterations={config.selfplay.num_iterations}; lower it"
+            )
         for name in (sweep.metric, sweep.diversity):
             measured, at, k = name.partition("@")
             if at and k not in map(str, config.evaluation.k):
