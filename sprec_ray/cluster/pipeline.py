@@ -286,8 +286,7 @@ class RayStages:
 
     def decoding_engine(self) -> str:
         """Name and version of the engine that decoded the test rows."""
-        name: str = Stage(self.evaluations / "sft").summary["engine"]
-        return name
+        return str(Stage(self.evaluations / "sft").summary["engine"])
 
     def close(self) -> None:
         """Stop the engines that were started."""

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,11 @@ def write_results(config: RunConfig, folder: Path, results: list[EvalResult], *,
         folder / "results.json",
         {"results": rows, "engines": dict(engines), "versions": installed, "config": config_to_dict(config)},
     )
+
+
+def write_results_of(split: str, folder: Path, results: Sequence[EvalResult]) -> None:
+    """Write results-<split>.json: what a run's policies measure on a split, without a report."""
+    write_json(folder / f"results-{split}.json", {"results": [dataclasses.asdict(result) for result in results]})
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import add
 from pathlib import Path
@@ -20,7 +20,7 @@ import yaml
 from sprec_ray.artifacts import MARKER, ArtifactError, Stage, read_json, write_json, write_text
 from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.pipeline import RayStages, Split
-from sprec_ray.cluster.results import read_results, write_results
+from sprec_ray.cluster.results import read_results, write_results, write_results_of
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import config_to_dict, flatten, read_yaml
 from sprec_ray.decoding.decoder import resolve_engine
@@ -76,7 +76,7 @@ def train_selfplay(config: RunConfig) -> RunOutcome:
         report = folder / "report.html"
         if _is_finished(config, folder):
             return RunOutcome(results=read_results(folder), report=report, was_finished=True)
-        with _stages(config, folder) as stages:
+        with open_stages(config, folder) as stages:
             stages.prepare()
             results = [*run_self_play(config, stages), *stages.evaluator.baselines()]
             engine = stages.decoding_engine()
@@ -95,36 +95,17 @@ def evaluate_on_valid(config: RunConfig) -> tuple[EvalResult, ...]:
     with open_run(config) as folder:
         if not _is_finished(config, folder):
             raise ConfigError(f"{folder} is not finished; run jobs.train_selfplay with the same arguments first")
-        with _stages(config, folder, split="valid") as stages:
+        with open_stages(config, folder, split="valid") as stages:
             results = [*run_self_play(config, stages), *stages.evaluator.baselines()]
-        _write_results_of("valid", folder, results)
-        return tuple(results)
-
-
-def run_trial(
-    config: RunConfig, *, split: Split, kept: KeptEngines, on_result: Callable[[EvalResult], None]
-) -> tuple[EvalResult, ...]:
-    """Run, or continue, a trial of a sweep: a run whose policies are measured on ``split``, without a report.
-
-    Its engines are taken from, and left in, ``kept``. ``on_result`` is told every trained policy's metrics before the
-    trial goes on. The results end with the baselines, as in ``train_selfplay``, and are kept in results-<split>.json.
-    """
-    with open_run(config) as folder, _stages(config, folder, split=split, kept=kept) as stages:
-        stages.prepare()
-        results = [*run_self_play(config, stages, on_result=on_result), *stages.evaluator.baselines()]
-        _write_results_of(split, folder, results)
+        write_results_of("valid", folder, results)
         return tuple(results)
 
 
 def prepare_run(config: RunConfig) -> tuple[Path, dict[str, int]]:
     """Make the data of a run and nothing else; returns its folder and the counts. The run continues from it."""
-    with open_run(config) as folder, _stages(config, folder) as stages:
+    with open_run(config) as folder, open_stages(config, folder) as stages:
         stages.prepare()
         return folder / "data", read_json(folder / "data" / "counts.json")
-
-
-def _write_results_of(split: Split, folder: Path, results: Sequence[EvalResult]) -> None:
-    write_json(folder / f"results-{split}.json", {"results": [dataclasses.asdict(result) for result in results]})
 
 
 @contextmanager
@@ -161,7 +142,7 @@ def open_run(config: RunConfig) -> Iterator[Path]:
 
 
 @contextmanager
-def _stages(
+def open_stages(
     config: RunConfig, folder: Path, *, split: Split = "test", kept: KeptEngines | None = None
 ) -> Iterator[RayStages]:
     """The stages of a run on a cluster that runs already or is started for them."""
@@ -269,8 +250,11 @@ def _check_same_run(config: RunConfig, folder: Path) -> None:
 
 
 def _labels(config: RunConfig) -> list[str]:
-    base = ["base"] if config.evaluation.base else []
-    return [*base, "sft", *(f"iteration-{iteration}" for iteration in range(config.selfplay.num_iterations))]
+    return [
+        *["base"] * config.evaluation.base,
+        "sft",
+        *(f"iteration-{iteration}" for iteration in range(config.selfplay.num_iterations)),
+    ]
 
 
 def _is_finished(config: RunConfig, folder: Path) -> bool:

@@ -14,8 +14,10 @@ from typing import Any
 import ray.tune
 
 from sprec_ray.cluster.kept import KeptEngines
-from sprec_ray.cluster.run import run_trial
+from sprec_ray.cluster.results import write_results_of
+from sprec_ray.cluster.run import open_run, open_stages
 from sprec_ray.config_sweep import SweepConfig, Trial, make_trial
+from sprec_ray.selfplay.loop import run_self_play
 from sprec_ray.types import EvalResult
 
 
@@ -82,7 +84,14 @@ class SweepTrial(ray.tune.Trainable):  # type: ignore[misc]
     def _run(self, trial: Trial) -> None:
         if trial.config.decoding.placement == "sequential":
             self._kept.close()  # an earlier trial's engines would be in the way
-        run_trial(trial.config, split=self._sweep.split, kept=self._kept, on_result=self._tell)
+        split = self._sweep.split
+        with (
+            open_run(trial.config) as folder,
+            open_stages(trial.config, folder, split=split, kept=self._kept) as stages,
+        ):
+            stages.prepare()
+            results = [*run_self_play(trial.config, stages, on_result=self._tell), *stages.evaluator.baselines()]
+            write_results_of(split, folder, results)
 
     def _tell(self, result: EvalResult) -> None:
         self._told.put(result)
