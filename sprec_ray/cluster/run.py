@@ -17,7 +17,7 @@ from typing import Any
 import ray
 import yaml
 
-from sprec_ray.artifacts import MARKER, ArtifactError, Stage, read_json, write_json, write_text
+from sprec_ray.artifacts import MARKER, ArtifactError, Stage, read_json, write_text
 from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.pipeline import RayStages, Split
 from sprec_ray.cluster.results import read_results, write_results, write_results_of
