@@ -14,7 +14,8 @@ from sprec_ray.config import RunConfig
 from sprec_ray.config_files import load_config
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted((ROOT / "configs").rglob("*.y*ml"))
+SWEEPS = ROOT / "configs" / "sweeps"  # not of runs: test_config_sweep.py
+FILES = sorted(path for path in (ROOT / "configs").rglob("*.y*ml") if path.parent != SWEEPS)
 
 
 def test_files_are_shipped() -> None:
