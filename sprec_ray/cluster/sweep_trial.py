@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import queue
 import threading
 from collections.abc import Mapping
@@ -13,12 +14,15 @@ from typing import Any
 
 import ray.tune
 
+from sprec_ray.artifacts import write_text
 from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.results import write_results_of
 from sprec_ray.cluster.run import open_run, open_stages
 from sprec_ray.config_sweep import SweepConfig, Trial, make_trial
 from sprec_ray.selfplay.loop import run_self_play
 from sprec_ray.types import EvalResult
+
+logger = logging.getLogger(__name__)
 
 
 class TrialStopped(Exception):
@@ -51,7 +55,10 @@ class SweepTrial(ray.tune.Trainable):  # type: ignore[misc]
             self._may_go_on.release()
         result = self._told.get()
         if result is None:
-            running.result()
+            if (error := running.exception()) is not None:
+                logger.error("%s failed", self._trial.name, exc_info=error)
+                write_text(error_file(self._folder, self._trial.name), f"{type(error).__name__}: {error}\n")
+                raise error
             return {**self._last, "done": True}
         self._last = {"iteration": num_iterations(result.label), "label": result.label, **result.metrics}
         return dict(self._last)
@@ -75,7 +82,9 @@ class SweepTrial(ray.tune.Trainable):  # type: ignore[misc]
         self._told: queue.Queue[EvalResult | None] = queue.Queue()
         self._may_go_on, self._is_stopped = threading.Semaphore(0), False
         self._running, self._last = None, {}
+        error_file(self._folder, self._trial.name).unlink(missing_ok=True)
         self._log_to(self._folder / "logs" / f"{self._trial.name}.log")
+        logger.info("%s: process %d", self._trial.name, os.getpid())
 
     def _stop(self) -> None:
         self._is_stopped = True
@@ -100,15 +109,20 @@ class SweepTrial(ray.tune.Trainable):  # type: ignore[misc]
             raise TrialStopped
 
     def _log_to(self, file: Path) -> None:
-        logger = logging.getLogger("sprec_ray")
+        package = logging.getLogger("sprec_ray")
         if self._log is not None:
-            logger.removeHandler(self._log)
+            package.removeHandler(self._log)
             self._log.close()
         file.parent.mkdir(parents=True, exist_ok=True)
         self._log = logging.FileHandler(file, encoding="utf-8")
         self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logger.addHandler(self._log)
-        logger.setLevel(logging.INFO)
+        package.addHandler(self._log)
+        package.setLevel(logging.INFO)
+
+
+def error_file(folder: Path, trial: str) -> Path:
+    """Where the error is written that ended a trial of the sweep in ``folder``; absent when its process died."""
+    return folder / "logs" / f"{trial}.error"
 
 
 def place_trial(trial: Trial, folder: Path) -> Trial:

@@ -26,7 +26,7 @@ from sprec_ray.cluster.capacity import num_trials_at_a_time
 from sprec_ray.cluster.results import versions
 from sprec_ray.cluster.run import MAY_CHANGE, prepare_run, ray_for, run_folder
 from sprec_ray.cluster.sweep_records import sweep_parameter, trial_record
-from sprec_ray.cluster.sweep_trial import SweepTrial, place_trial
+from sprec_ray.cluster.sweep_trial import SweepTrial, error_file, place_trial
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import config_to_dict, flatten, read_yaml
 from sprec_ray.config_sweep import ParameterConfig, SweepConfig, Trial, make_trial, planned_trials, sweep_to_dict
@@ -91,6 +91,7 @@ class SweepProgress(ray.tune.Callback):  # type: ignore[misc]
         self._records = {trial.name: self._record(trial, kept.get(trial.name)) for trial in self.known}
         self._started = before.started if before else time.strftime("%Y-%m-%d %H:%M")
         self._earlier_s, self._start = before.total_s if before else 0.0, time.monotonic()
+        self._has_begun = False
 
     def _record(self, trial: Trial, kept: TrialRecord | None) -> TrialRecord:
         stopped = kept is not None and kept.status == "stopped"
@@ -118,7 +119,7 @@ class SweepProgress(ray.tune.Callback):  # type: ignore[misc]
             chosen=choose_trial(records, metric=sweep.metric, mode=sweep.mode, diversity=sweep.diversity),
             command=shlex.join(["python", *sys.orig_argv[1:]]),
             started=self._started,
-            total_s=self._earlier_s + (0.0 if self.is_finished and self._earlier_s else time.monotonic() - self._start),
+            total_s=self._earlier_s + (time.monotonic() - self._start if self._has_begun else 0.0),
             versions=versions(),
         )
 
@@ -128,6 +129,7 @@ class SweepProgress(ray.tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Note a trial, so that an interrupted sweep knows it."""
+        self._has_begun = True
         self._note(trial, status="unfinished")
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
@@ -142,7 +144,9 @@ class SweepProgress(ray.tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Keep a trial that failed as often as it may."""
-        self._end(trial, status="failed", error=_one_line(trial.get_pickled_error()))
+        file = error_file(self._folder, self._trial(trial).name)
+        error = " ".join(file.read_text(encoding="utf-8").split()) if file.is_file() else "its process died"
+        self._end(trial, status="failed", error=error)
 
     def _end(self, trial: Any, **how: Any) -> None:
         record = self._note(trial, **how)
@@ -167,6 +171,7 @@ def _tune(sweep: SweepConfig, folder: Path, progress: SweepProgress, config: Run
     # Tune must not take Ctrl-C for itself: the job ends with it, and continues with the same command.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # TensorBoard's warns of every metric's name
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's traceback is in its log
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the other output prints tables whatever its verbosity
     at_a_time = num_trials_at_a_time(config, sweep.max_concurrent_trials)
     logger.info("%d trials at a time", at_a_time)
@@ -257,12 +262,3 @@ def _open_sweep(sweep: SweepConfig, first: RunConfig, folder: Path) -> Iterator[
         write_text(folder / SETTINGS, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         write_text(folder / "sweep.yaml", yaml.safe_dump(sweep_to_dict(sweep), sort_keys=False, allow_unicode=True))
         yield
-
-
-def _one_line(error: BaseException | None) -> str:
-    """What ended a trial."""
-    cause = getattr(error, "cause", None) or error
-    if cause is None or isinstance(cause, ray.exceptions.RayActorError):
-        return "its process died"
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"

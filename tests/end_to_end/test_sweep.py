@@ -11,14 +11,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from jobs import tune
 from sprec_ray.artifacts import read_json
 from sprec_ray.cluster.run import train_selfplay
 from sprec_ray.cluster.sharing import origin
-from sprec_ray.cluster.sweep_trial import SweepTrial
 from sprec_ray.cluster.tuning import SweepOutcome, tune_sweep
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_sweep import load_sweep
@@ -33,8 +31,8 @@ name: sweep
 base: [{tiny}]
 set: {{preference.loss: softmax_dpo}}
 parameters:
-  preference.beta: {{values: [0.1, 0.5]}}
   selfplay.num_negatives: {{values: [1, 100]}}
+  preference.beta: {{values: [0.1, 0.5]}}
 max_failures: 0
 """
 
@@ -66,20 +64,20 @@ def weights_of(run: Path, stage: str = "iteration-0/preference") -> bytes:
 
 def test_a_trial_that_cannot_run_ends_no_other(swept: SweepOutcome) -> None:
     assert {name: trial.status for name, trial in records(swept).items()} == {
-        "beta-0.1_num_negatives-1": "finished",
-        "beta-0.1_num_negatives-100": "failed",
-        "beta-0.5_num_negatives-1": "finished",
-        "beta-0.5_num_negatives-100": "failed",
+        "num_negatives-1_beta-0.1": "finished",
+        "num_negatives-1_beta-0.5": "finished",
+        "num_negatives-100_beta-0.1": "failed",
+        "num_negatives-100_beta-0.5": "failed",
     }
     assert swept.num_failed == 2
-    failed = records(swept)["beta-0.1_num_negatives-100"]
+    failed = records(swept)["num_negatives-100_beta-0.1"]
     assert failed.error.startswith("ConfigError: selfplay.num_negatives=100 exceeds the 59 titles")
-    assert swept.data.chosen in {"beta-0.1_num_negatives-1", "beta-0.5_num_negatives-1"}
+    assert swept.data.chosen in {"num_negatives-1_beta-0.1", "num_negatives-1_beta-0.5"}
     assert [result.label for result in records(swept)[swept.data.chosen].results] == ["sft", "iteration-0"]
 
 
 def test_what_trials_have_in_common_is_made_once(swept: SweepOutcome, sweep_dir: Path) -> None:
-    first, second = (records(swept)[f"beta-{beta}_num_negatives-1"] for beta in (0.1, 0.5))
+    first, second = (records(swept)[f"num_negatives-1_beta-{beta}"] for beta in (0.1, 0.5))
     common = {"evaluations-valid/base", "sft", "evaluations-valid/sft", "iteration-0/sft", "iteration-0/groups"}
     assert first.shared == ("data",)
     assert common <= set(second.shared)
@@ -95,7 +93,7 @@ def test_a_shared_stage_holds_the_bytes_that_a_run_alone_computes(
     swept: SweepOutcome, sweep_dir: Path, tiny: Callable[..., RunConfig]
 ) -> None:
     alone = train_selfplay(tiny("alone", "preference.loss=softmax_dpo", "preference.beta=0.5")).report.parent
-    shared = sweep_dir / "sweep" / "trials" / "beta-0.5_num_negatives-1"
+    shared = sweep_dir / "sweep" / "trials" / "num_negatives-1_beta-0.5"
     for stage in ("sft", "iteration-0/sft", "iteration-0/preference"):
         assert weights_of(shared, stage) == weights_of(alone, stage)
     for file in ("data/train.jsonl", "iteration-0/groups/groups.jsonl"):
@@ -111,7 +109,7 @@ def test_the_report_and_rays_results_say_the_same(swept: SweepOutcome, sweep_dir
     assert len(found) == 2
     for result in found:
         beta = result.config["parameters"]["preference.beta"]
-        assert result.metrics["ndcg@5"] == last[f"beta-{beta}_num_negatives-1"]["ndcg@5"]
+        assert result.metrics["ndcg@5"] == last[f"num_negatives-1_beta-{beta}"]["ndcg@5"]
     assert len(swept.results.errors) == 2
 
 
@@ -140,12 +138,7 @@ def killed_once(sweep_dir: Path) -> threading.Thread:
         log = sweep_dir / "killed" / "logs" / "beta-0.3.log"
         while not (log.is_file() and "preference groups" in log.read_text()):
             time.sleep(0.05)
-        (process,) = (
-            child
-            for child in psutil.Process().children(recursive=True)
-            if child.is_running() and any(SweepTrial.__name__ in part for part in child.cmdline())
-        )
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(int(log.read_text().partition("process ")[2].split()[0]), signal.SIGKILL)
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
@@ -174,7 +167,7 @@ def test_a_trial_whose_process_is_killed_goes_on_or_fails_alone(
     again = tune_sweep(load_sweep(arguments))
     assert again.num_failed == 0
     trials = sweep_dir / "killed" / "trials"
-    other = sweep_dir / "sweep" / "trials" / "beta-0.5_num_negatives-1"
+    other = sweep_dir / "sweep" / "trials" / "num_negatives-1_beta-0.5"
     assert weights_of(trials / "beta-0.5") == weights_of(other)
     assert weights_of(trials / "beta-0.3") != weights_of(other)
 
@@ -214,7 +207,7 @@ def test_a_mistake_is_one_line_before_ray_starts(sweep_file: Path, tmp_path: Pat
 
 
 def test_results_are_kept_without_a_report_of_the_run(swept: SweepOutcome, sweep_dir: Path) -> None:
-    run = sweep_dir / "sweep" / "trials" / "beta-0.1_num_negatives-1"
+    run = sweep_dir / "sweep" / "trials" / "num_negatives-1_beta-0.1"
     assert [entry["label"] for entry in read_json(run / "results-valid.json")["results"]][:3] == [
         "base",
         "sft",
