@@ -217,11 +217,17 @@ def trial_command(sweep: SweepConfig, trial: Trial) -> str:
     return shlex.join(["python", "-m", "jobs.train_selfplay", *files, *settings])
 
 
-def _check_trials(sweep: SweepConfig) -> None:
-    """Check metric, diversity and every combination of listed values and ends of ranges."""
+def outermost_trials(sweep: SweepConfig) -> Iterator[Trial]:
+    """The trials of all combinations of listed values and ends of ranges, at most a thousand."""
     keys = sweep.parameters
     for values in itertools.islice(itertools.product(*(parameter.ends for parameter in keys.values())), 1000):
-        config = make_trial(sweep, dict(zip(keys, values, strict=True))).config
+        yield make_trial(sweep, dict(zip(keys, values, strict=True)))
+
+
+def _check_trials(sweep: SweepConfig) -> None:
+    """Check the metrics and ASHA with every outermost trial; making one checks its settings."""
+    for trial in outermost_trials(sweep):
+        config = trial.config
         if sweep.asha is not None and sweep.asha.grace_iterations >= config.selfplay.num_iterations:
             raise ConfigError(
                 f"asha.grace_iterations={sweep.asha.grace_iterations} leaves nothing to stop of "

@@ -12,15 +12,19 @@ from sprec_ray.cluster.resources import Node, Request, pack, requests
 from sprec_ray.config import RunConfig
 
 
-def num_trials_at_a_time(config: RunConfig, asked: int | str) -> int:
-    """How many runs like this the cluster that Ray is connected to may do at once, at most ``asked``, at least 1."""
+def num_trials_at_a_time(configs: Sequence[RunConfig], asked: int | str) -> int:
+    """How many runs the cluster that Ray is connected to may do at once, whichever of these they are; at least 1.
+
+    At most ``asked``; with ``auto`` no more than have CPU cores of their own.
+    """
     nodes = [
         Node(cpus=node["Resources"].get("CPU", 0.0), gpus=int(node["Resources"].get("GPU", 0)))
         for node in ray.nodes()
         if node["Alive"]
     ]
-    fitting = max(1, num_whole_runs(config, nodes))
-    return min(fitting, _without_sharing_cores(config)) if asked == "auto" else min(fitting, int(asked))
+    distinct = {(config.training, config.decoding): config for config in configs}.values()
+    fitting = max(1, min(num_whole_runs(config, nodes) for config in distinct))
+    return min(fitting, min(map(_without_sharing_cores, distinct)) if asked == "auto" else int(asked))
 
 
 def num_whole_runs(config: RunConfig, nodes: Sequence[Node]) -> int:

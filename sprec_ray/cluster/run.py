@@ -20,6 +20,7 @@ import yaml
 from sprec_ray.artifacts import MARKER, ArtifactError, Stage, read_json, write_text
 from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.pipeline import RayStages, Split
+from sprec_ray.cluster.resources import num_cpus
 from sprec_ray.cluster.results import read_results, write_results, write_results_of
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import config_to_dict, flatten, read_yaml
@@ -113,7 +114,9 @@ def ray_for(configs: Sequence[RunConfig]) -> Iterator[None]:
     """A connection to Ray inside the block, for several runs, once each of them is known to find its files."""
     for config in configs:
         _check_paths(config)
-    started_here = _connect(configs[0])
+    reserving = {(config.training, config.decoding): config for config in configs}
+    largest_first = sorted(reserving.values(), key=lambda config: -num_cpus(config))
+    started_here = [_connect(config) for config in largest_first][0]
     try:
         yield
     finally:

@@ -26,10 +26,18 @@ from sprec_ray.cluster.capacity import num_trials_at_a_time
 from sprec_ray.cluster.results import versions
 from sprec_ray.cluster.run import MAY_CHANGE, prepare_run, ray_for, run_folder
 from sprec_ray.cluster.sweep_records import sweep_parameter, trial_record
-from sprec_ray.cluster.sweep_trial import SweepTrial, error_file, place_trial
+from sprec_ray.cluster.sweep_trial import SweepTrial, error_file
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import config_to_dict, flatten, read_yaml
-from sprec_ray.config_sweep import ParameterConfig, SweepConfig, Trial, make_trial, planned_trials, sweep_to_dict
+from sprec_ray.config_sweep import (
+    ParameterConfig,
+    SweepConfig,
+    Trial,
+    make_trial,
+    outermost_trials,
+    planned_trials,
+    sweep_to_dict,
+)
 from sprec_ray.evaluation.metrics import METRICS
 from sprec_ray.evaluation.sweep_choice import choose_trial
 from sprec_ray.evaluation.sweep_report import REPORT_FILE, write_sweep_report
@@ -62,21 +70,20 @@ def tune_sweep(sweep: SweepConfig) -> SweepOutcome:
 
     Raises ConfigError for settings that cannot run, before Ray starts. A trial that fails ends no other.
     """
-    first = make_trial(sweep, {key: parameter.ends[0] for key, parameter in sweep.parameters.items()}).config
+    first = next(outermost_trials(sweep)).config
     _check_metrics(sweep)
     folder = run_folder(dataclasses.replace(first, output_dir=sweep.output_dir, name=sweep.name))
     with _open_sweep(sweep, first, folder):
         progress = SweepProgress(sweep, folder)
         if progress.is_finished:
-            progress.write()
-            return SweepOutcome(data=progress.data(), report=folder / REPORT_FILE, results=None)
-        trials = [place_trial(trial, folder).config for trial in progress.known]
+            return SweepOutcome(data=progress.write(), report=folder / REPORT_FILE, results=None)
+        configs = [trial.config for trial in outermost_trials(sweep)]
         prepared = dataclasses.replace(first, name=DATA, output_dir=str(folder / "trials"))
-        with ray_for([prepared, *trials]):
+        with ray_for(configs):
             prepare_run(prepared)  # the data of all trials, and what is wrong with them, before anything is launched
-            results = _tune(sweep, folder, progress, first)
-        progress.write()
-        return SweepOutcome(data=progress.data(), report=folder / REPORT_FILE, results=results)
+            at_a_time = num_trials_at_a_time(configs, sweep.max_concurrent_trials)
+            results = _tune(sweep, folder, progress, at_a_time)
+        return SweepOutcome(data=progress.write(), report=folder / REPORT_FILE, results=results)
 
 
 class SweepProgress(ray.tune.Callback):  # type: ignore[misc]
@@ -123,9 +130,11 @@ class SweepProgress(ray.tune.Callback):  # type: ignore[misc]
             versions=versions(),
         )
 
-    def write(self) -> None:
-        """Write the report."""
-        write_sweep_report(self._folder, self.data())
+    def write(self) -> SweepData:
+        """Write the report; returns what it says."""
+        data = self.data()
+        write_sweep_report(self._folder, data)
+        return data
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Note a trial, so that an interrupted sweep knows it."""
@@ -166,14 +175,13 @@ class SweepProgress(ray.tune.Callback):  # type: ignore[misc]
         return make_trial(self._sweep, trial.config["parameters"])
 
 
-def _tune(sweep: SweepConfig, folder: Path, progress: SweepProgress, config: RunConfig) -> Any:
+def _tune(sweep: SweepConfig, folder: Path, progress: SweepProgress, at_a_time: int) -> Any:
     """Let Tune run the trials; returns its ResultGrid."""
     # Tune must not take Ctrl-C for itself: the job ends with it, and continues with the same command.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # TensorBoard's warns of every metric's name
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's traceback is in its log
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the other output prints tables whatever its verbosity
-    at_a_time = num_trials_at_a_time(config, sweep.max_concurrent_trials)
     logger.info("%d trials at a time", at_a_time)
     shutil.rmtree(folder / TUNE_FOLDER, ignore_errors=True)
     # The trials' processes read one file of settings, whatever the sweep was put together from.
@@ -192,7 +200,8 @@ def _tune(sweep: SweepConfig, folder: Path, progress: SweepProgress, config: Run
     if sweep.asha is not None:
         scheduler = ASHAScheduler(
             time_attr="iteration",
-            max_t=config.selfplay.num_iterations + 1,  # the last iteration is not stopped but finished
+            max_t=next(outermost_trials(sweep)).config.selfplay.num_iterations
+            + 1,  # the last iteration is not stopped but finished
             grace_period=sweep.asha.grace_iterations,
             reduction_factor=sweep.asha.reduction_factor,
         )

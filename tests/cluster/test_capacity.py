@@ -48,16 +48,17 @@ def test_runs_are_counted_whole(made: RunConfig, nodes: list[Node], number: int)
 def test_more_at_a_time_than_fit_are_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 6.0}}])
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64))
-    assert num_trials_at_a_time(config(), "auto") == 3
-    assert num_trials_at_a_time(config(), 2) == 2
-    assert num_trials_at_a_time(config(), 99) == 3
+    assert num_trials_at_a_time([config()], "auto") == 3
+    assert num_trials_at_a_time([config()], 2) == 2
+    assert num_trials_at_a_time([config()], 99) == 3
+    assert num_trials_at_a_time([config(), config(num_workers=2)], 99) == 2  # as many as fit of the largest
     monkeypatch.setattr(capacity.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}])
-    assert num_trials_at_a_time(config(), "auto") == 1
+    assert num_trials_at_a_time([config()], "auto") == 1
 
 
 def test_by_itself_a_sweep_does_not_share_cores_among_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity.ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 64.0}}])
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
-    assert num_trials_at_a_time(config(), "auto") == 4  # one thread trains, one decodes
-    assert num_trials_at_a_time(config(num_threads=0), "auto") == 1  # training takes all cores
-    assert num_trials_at_a_time(config(num_threads=0), 2) == 2  # which may be asked for
+    assert num_trials_at_a_time([config()], "auto") == 4  # one thread trains, one decodes
+    assert num_trials_at_a_time([config(num_threads=0)], "auto") == 1  # training takes all cores
+    assert num_trials_at_a_time([config(num_threads=0)], 2) == 2  # which may be asked for
