@@ -4,7 +4,7 @@ The small Llama is pre-trained before anything is timed, and both sides start fr
 user pays for it: whole commands, with the start of Python and Ray. Both sides measure policies on the test rows.
 
 ``only=KEY=VALUE`` runs only the separate runs of one value and scales their time to all, for settings that change no
-run's cost, as ``only=preference.beta=0.1``. Further ``section.key=value`` go to the sweep.
+run's cost, as ``only=preference.beta=0.1``; it may be given for several keys. Further ``section.key=value`` go to the sweep.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from sprec_ray.cluster.timeline import read_timeline
 from sprec_ray.config_files import scalar
@@ -29,19 +30,19 @@ def main(arguments: list[str]) -> None:
     file, out, only, rest = _arguments(arguments)
     sweep = load_sweep([file, *rest, "split=test", f"output_dir={out}"])
     trials = planned_trials(sweep)
-    chosen = [trial for trial in trials if only is None or trial.parameters[only[0]] == only[1]]
+    chosen = [trial for trial in trials if only.items() <= trial.parameters.items()]
     _make_model(sweep, trials[0], out)
-    sweep_s = _timed([sys.executable, "-m", "jobs.tune", file, *rest, "split=test", f"output_dir={out}"])
     separate_s = [_timed([sys.executable, *_separate(sweep, trial)]) for trial in chosen]
+    sweep_s = _timed([sys.executable, "-m", "jobs.tune", file, *rest, "split=test", f"output_dir={out}"])
     print(_table(sweep, out, chosen, sweep_s, separate_s, len(trials)))
 
 
-def _arguments(arguments: list[str]) -> tuple[str, Path, tuple[str, object] | None, list[str]]:
+def _arguments(arguments: list[str]) -> tuple[str, Path, dict[str, Any], list[str]]:
     file, *rest = arguments
-    own = {argument.partition("=")[0]: argument.partition("=")[2] for argument in rest}
-    key, equals, value = own.get("only", "").partition("=")
+    pairs = [argument.split("=", 1)[1].partition("=") for argument in rest if argument.startswith("only=")]
+    (out,) = (Path(argument.removeprefix("out=")) for argument in rest if argument.startswith("out="))
     kept = [argument for argument in rest if not argument.startswith(("only=", "out="))]
-    return file, Path(own["out"]).resolve(), (key, scalar(value)) if equals else None, kept
+    return file, out.resolve(), {key: scalar(value) for key, _, value in pairs}, kept
 
 
 def _make_model(sweep: SweepConfig, trial: Trial, out: Path) -> None:
@@ -69,18 +70,14 @@ def _table(
     sweep: SweepConfig, out: Path, chosen: list[Trial], sweep_s: float, separate_s: list[float], num_trials: int
 ) -> str:
     trials = read_sweep(out / sweep.name).trials
-    alone = [
-        {kind: sum(span.duration_s for span in read_timeline(out / f"{sweep.name}_{trial.name}") if span.kind == kind)}
-        for trial in chosen
-        for kind in KINDS
-    ]
+    spans = [span for trial in chosen for span in read_timeline(out / f"{sweep.name}_{trial.name}")]
     all_s = sum(separate_s) * num_trials / len(chosen)
     scaled = "" if len(chosen) == num_trials else f" ({len(chosen)} measured, {sum(separate_s):.0f} s)"
     spent = [
         (
             kind,
             sum(trial.seconds.get(kind, 0.0) for trial in trials),
-            sum(run.get(kind, 0.0) for run in alone) * num_trials / len(chosen),
+            sum(span.duration_s for span in spans if span.kind == kind) * num_trials / len(chosen),
         )
         for kind in KINDS
     ]

@@ -116,7 +116,9 @@ def ray_for(configs: Sequence[RunConfig]) -> Iterator[None]:
         _check_paths(config)
     reserving = {(config.training, config.decoding): config for config in configs}
     largest_first = sorted(reserving.values(), key=lambda config: -num_cpus(config))
-    started_here = [_connect(config) for config in largest_first][0]
+    started_here = _connect(largest_first[0])
+    for config in largest_first[1:]:
+        _connect(config)  # checks what it reserves
     try:
         yield
     finally:
