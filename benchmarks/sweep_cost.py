@@ -4,7 +4,8 @@ The small Llama is pre-trained before anything is timed, and both sides start fr
 user pays for it: whole commands, with the start of Python and Ray. Both sides measure policies on the test rows.
 
 ``only=KEY=VALUE`` runs only the separate runs of one value and scales their time to all, for settings that change no
-run's cost, as ``only=preference.beta=0.1``; it may be given for several keys. Further ``section.key=value`` go to the sweep.
+run's cost, as ``only=preference.beta=0.1``; it may be given for several keys. Further
+``section.key=value`` go to the sweep.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ KINDS = ("launch", "load", "compute", "decode", "evaluate")
 def main(arguments: list[str]) -> None:
     """Time both sides and print them as Markdown."""
     file, out, only, rest = _arguments(arguments)
-    sweep = load_sweep([file, *rest, "split=test", f"output_dir={out}"])
+    rest = [*rest, "split=test"]
+    sweep = load_sweep([file, *rest, f"output_dir={out / 'separate'}"])
     trials = planned_trials(sweep)
     chosen = [trial for trial in trials if only.items() <= trial.parameters.items()]
     _make_model(sweep, trials[0], out)
     separate_s = [_timed([sys.executable, *_separate(sweep, trial)]) for trial in chosen]
-    sweep_s = _timed([sys.executable, "-m", "jobs.tune", file, *rest, "split=test", f"output_dir={out}"])
+    sweep_s = _timed([sys.executable, "-m", "jobs.tune", file, *rest, f"output_dir={out / 'sweep'}"])
     print(_table(sweep, out, chosen, sweep_s, separate_s, len(trials)))
 
 
@@ -51,9 +53,9 @@ def _make_model(sweep: SweepConfig, trial: Trial, out: Path) -> None:
     _timed(
         [sys.executable, *_separate(sweep, trial), f"output_dir={made}", "selfplay.num_iterations=0", "name=pretrained"]
     )
-    for cache in (out / "cache", out / sweep.name / "trials" / "cache"):
+    for side in ("sweep", "separate"):
         for model in (made / "cache").glob("model-*"):
-            shutil.copytree(model, cache / model.name, dirs_exist_ok=True)
+            shutil.copytree(model, out / side / "cache" / model.name, dirs_exist_ok=True)
 
 
 def _separate(sweep: SweepConfig, trial: Trial) -> list[str]:
@@ -69,8 +71,8 @@ def _timed(command: list[str]) -> float:
 def _table(
     sweep: SweepConfig, out: Path, chosen: list[Trial], sweep_s: float, separate_s: list[float], num_trials: int
 ) -> str:
-    trials = read_sweep(out / sweep.name).trials
-    spans = [span for trial in chosen for span in read_timeline(out / f"{sweep.name}_{trial.name}")]
+    trials = read_sweep(out / "sweep" / sweep.name).trials
+    spans = [span for trial in chosen for span in read_timeline(out / "separate" / f"{sweep.name}_{trial.name}")]
     all_s = sum(separate_s) * num_trials / len(chosen)
     scaled = "" if len(chosen) == num_trials else f" ({len(chosen)} measured, {sum(separate_s):.0f} s)"
     spent = [

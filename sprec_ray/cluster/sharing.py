@@ -25,7 +25,7 @@ from sprec_ray.decoding.decoder import resolve_engine
 logger = logging.getLogger(__name__)
 
 ORIGIN = "shared.json"
-"""In a stage that was taken from another run: the name of that run."""
+"""In a stage that was taken from another run: the name and folder of that run."""
 
 WITHOUT_EFFECT = (
     "name",
@@ -144,7 +144,7 @@ class SharedStages:
         if not shared.exists():
             self._cache.mkdir(parents=True, exist_ok=True)
             aside = Stage(self._cache / f".{shared.name}-{uuid.uuid4().hex[:8]}").start()
-            write_json(aside.path / ORIGIN, {"run": self._folder.name, "stage": name})
+            write_json(aside.path / ORIGIN, {"run": self._folder.name, "folder": str(self._folder)})
             _link(stage, aside)
             try:
                 aside.path.rename(shared)
@@ -162,10 +162,10 @@ class SharedStages:
         return stage.path.relative_to(self._folder).as_posix()
 
 
-def origin(stage: Path) -> str | None:
-    """The run that a stage was taken from; None when it was filled in its own run."""
+def origin(stage: Path) -> Path | None:
+    """The folder of the run that a stage was taken from; None when it was filled in its own run."""
     file = stage / ORIGIN
-    return str(read_json(file)["run"]) if file.is_file() else None
+    return Path(read_json(file)["folder"]) if file.is_file() else None
 
 
 def _lock(file: IO[str], name: str, *, may_wait: bool) -> bool:

@@ -36,7 +36,7 @@ def trial_record(
         seconds=seconds,
         total_s=max((span.start_s + span.duration_s for span in spans), default=0.0),
         shared=tuple(shared),
-        shared_s=sum(_seconds_of(stage, folder.parent / run) for stage, run in shared.items()) if shared else None,
+        shared_s=sum(_seconds_of(stage, run) for stage, run in shared.items()) if shared else None,
         command=trial_command(sweep, trial),
     )
 

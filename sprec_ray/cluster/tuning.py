@@ -253,7 +253,11 @@ def _check_metrics(sweep: SweepConfig) -> None:
 @contextmanager
 def _open_sweep(sweep: SweepConfig, first: RunConfig, folder: Path) -> Iterator[None]:
     """The folder of a new sweep, or of the same to continue, locked inside the block."""
-    folder.mkdir(parents=True, exist_ok=True)
+    cache = folder / "trials" / "cache"
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    if not cache.exists():  # the small Llama and stages of other sweeps and runs serve this one, and the reverse
+        (folder.parent / "cache").mkdir(exist_ok=True)
+        cache.symlink_to(Path("..", "..", "cache"))
     with (folder / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -104,7 +104,7 @@ def test_a_stage_is_filled_once_and_taken_by_the_next_run(tmp_path: Path) -> Non
     assert taken.is_finished
     assert taken.summary == stage.summary
     assert (taken.path / "sub" / "weights").stat().st_ino == (stage.path / "sub" / "weights").stat().st_ino
-    assert (origin(stage.path), origin(taken.path)) == (None, "first")
+    assert (origin(stage.path), origin(taken.path)) == (None, tmp_path / "first")
     third, other = run(tmp_path, "third", "sft.num_epochs=9")
     assert not third.adopt(other, may_wait=True)
 

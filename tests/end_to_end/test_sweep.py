@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,7 +85,7 @@ def test_what_trials_have_in_common_is_made_once(swept: SweepOutcome, sweep_dir:
     assert second.shared_s is not None
     assert second.shared_s > 0
     folder = sweep_dir / "sweep" / "trials" / second.name
-    assert origin(folder / "sft") == first.name
+    assert origin(folder / "sft") == folder.parent / first.name
     assert origin(folder / "iteration-0" / "preference") is None
     assert "launch" not in {kind for kind, spent_s in second.seconds.items() if spent_s > 1}  # engines were kept
 
@@ -135,8 +136,8 @@ def killed_once(sweep_dir: Path) -> threading.Thread:
     """Kills the process that runs the trials, once, as soon as it has begun to train preferences."""
 
     def kill() -> None:
-        log = sweep_dir / "killed" / "logs" / "beta-0.3.log"
-        while not (log.is_file() and "preference groups" in log.read_text()):
+        log = sweep_dir / "own" / "killed" / "logs" / "beta-0.5.log"
+        while not (log.is_file() and "iteration 0: softmax_dpo" in log.read_text()):
             time.sleep(0.05)
         os.kill(int(log.read_text().partition("process ")[2].split()[0]), signal.SIGKILL)
 
@@ -149,24 +150,26 @@ def test_a_trial_whose_process_is_killed_goes_on_or_fails_alone(
     swept: SweepOutcome, sweep_file: Path, sweep_dir: Path, killed_once: threading.Thread
 ) -> None:
     """Killed without another chance it fails, and the other trial finishes; the same command finishes the rest."""
+    model = next((sweep_dir / "cache").glob("model-*"))  # and none of the stages
+    shutil.copytree(model, sweep_dir / "own" / "cache" / model.name)
     own = sweep_file.parent / "killed.yaml"
     own.write_text(
         sweep_file.read_text()
         .replace("name: sweep", "name: killed")
-        .replace("[0.1, 0.5]", "[0.3, 0.5]")
+        .replace("[0.1, 0.5]", "[0.5, 0.3]")
         .replace("  selfplay.num_negatives: {values: [1, 100]}\n", "")
     )
-    arguments = [str(own), f"output_dir={sweep_dir}"]
+    arguments = [str(own), f"output_dir={sweep_dir / 'own'}"]
     first = tune_sweep(load_sweep(arguments))
     killed_once.join(5)
     assert not killed_once.is_alive()
     assert {name: (trial.status, trial.error) for name, trial in records(first).items()} == {
-        "beta-0.3": ("failed", "its process died"),
-        "beta-0.5": ("finished", ""),
+        "beta-0.5": ("failed", "its process died"),
+        "beta-0.3": ("finished", ""),
     }
     again = tune_sweep(load_sweep(arguments))
     assert again.num_failed == 0
-    trials = sweep_dir / "killed" / "trials"
+    trials = sweep_dir / "own" / "killed" / "trials"
     other = sweep_dir / "sweep" / "trials" / "num_negatives-1_beta-0.5"
     assert weights_of(trials / "beta-0.5") == weights_of(other)
     assert weights_of(trials / "beta-0.3") != weights_of(other)
