@@ -23,6 +23,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from sprec_ray.artifacts import write_text
 from sprec_ray.cluster.capacity import num_trials_at_a_time
+from sprec_ray.cluster.orphans import remove_orphaned_groups
 from sprec_ray.cluster.results import versions
 from sprec_ray.cluster.run import MAY_CHANGE, prepare_run, ray_for, run_folder
 from sprec_ray.cluster.sweep_records import sweep_parameter, trial_record
@@ -46,6 +47,7 @@ from sprec_ray.evaluation.sweep_results import SWEEP_FILE, SweepData, TrialRecor
 logger = logging.getLogger(__name__)
 
 SETTINGS = "settings.yaml"
+_LOOK_EVERY_S = 5.0
 TUNE_FOLDER = "ray-tune"
 DATA = "prepared-data"
 """The run that makes the data of all trials, and nothing else."""
@@ -98,7 +100,7 @@ class SweepProgress(ray.tune.Callback):  # type: ignore[misc]
         self._records = {trial.name: self._record(trial, kept.get(trial.name)) for trial in self.known}
         self._started = before.started if before else time.strftime("%Y-%m-%d %H:%M")
         self._earlier_s, self._start = before.total_s if before else 0.0, time.monotonic()
-        self._has_begun = False
+        self._has_begun, self._next_look = False, 0.0
 
     def _record(self, trial: Trial, kept: TrialRecord | None) -> TrialRecord:
         stopped = kept is not None and kept.status == "stopped"
@@ -140,6 +142,12 @@ class SweepProgress(ray.tune.Callback):  # type: ignore[misc]
         """Note a trial, so that an interrupted sweep knows it."""
         self._has_begun = True
         self._note(trial, status="unfinished")
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Free what the process of a trial that was killed had reserved; the next one waits for it."""
+        if time.monotonic() > self._next_look:
+            remove_orphaned_groups()
+            self._next_look = time.monotonic() + _LOOK_EVERY_S
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """Log the metrics of a policy."""
