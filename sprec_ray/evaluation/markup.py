@@ -22,6 +22,11 @@ def title_text(title: str) -> str:
     return f'<bdi title="{escape(title)}">{escape(shown)}</bdi>'
 
 
+def cut(label: str, most: int) -> str:
+    """A label of at most ``most`` characters."""
+    return label if len(label) <= most else label[: most - 1] + "…"
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """A number for a table: ``n/a`` where it is undefined, a dash where it was not measured."""
     if value is None:

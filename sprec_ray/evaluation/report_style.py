@@ -101,12 +101,14 @@ svg .value{font-size:12px;fill:var(--fg);font-variant-numeric:tabular-nums}svg .
 font-size:12px}
 .ramp{display:inline-block;width:60px;height:9px;margin:0 6px;border-radius:2px;
 background:linear-gradient(90deg,transparent,var(--s0));opacity:.6}
-.floor{min-width:680px}
+.floor{min-width:640px}
 .state{color:var(--muted)}.state.failed{color:var(--s1);font-weight:600}
 tr.chosen>*{background:var(--best)}
 ol.commands{padding:0;margin:0;list-style:none}ol.commands li{margin:0 0 14px}ol.commands b{font-weight:500}
 ol.commands pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:4px 0 0}
-.maps{row-gap:30px}
+.maps{row-gap:30px}main{max-width:1240px}
+table.dense{font-size:13px}table.dense th,table.dense td{padding:6px 6px}
+.plots+.plots{margin-top:26px}.narrow{max-width:920px}
 """
 )
 """The same with what only the page of a sweep shows."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from sprec_ray.evaluation.markup import escape
+from sprec_ray.evaluation.markup import cut, escape
 from sprec_ray.evaluation.svg_labels import Point, place_labels
 
 
@@ -113,8 +113,11 @@ def line_plot(title: str, series: Sequence[Series], axes: Axes) -> str:
     parts += _references(axes.references, place, left, right)
     parts += [_line(line, index, place) for index, line in enumerate(series)]
     placed = [(*place(*point), text) for line in series for point, text in _labelled(line)]
-    dots = [place(*point) for line in series if line.markers for point in line.points if math.isfinite(point[1])]
-    parts += place_labels(placed, dots, box=(left, top, right, bottom))
+    if placed:
+        drawn = [[place(*point) for point in line.points if math.isfinite(point[1])] for line in series]
+        paths = [points for line, points in zip(series, drawn, strict=True) if line.joined]
+        dots = [point for line, points in zip(series, drawn, strict=True) if line.markers for point in points]
+        parts += place_labels(placed, dots, paths, box=(left, top, right, bottom))
     legend = [(_css(line, index), line.name) for index, line in enumerate(series) if line.name and axes.legend]
     return figure(title, (axes.width, axes.height), "".join(parts), legend=legend)
 
@@ -140,7 +143,7 @@ def paired_bars(title: str, names: tuple[str, str], rows: Sequence[tuple[str, fl
     for index, (label, *pair) in enumerate(rows):
         y = index * row_height
         parts.append(
-            f'<text class="name" text-anchor="end" x="{left - 12}" y="{y + 18}">{escape(_cut(label, 40))}</text>'
+            f'<text class="name" text-anchor="end" x="{left - 12}" y="{y + 18}">{escape(cut(label, 40))}</text>'
         )
         for offset, (css, value) in enumerate(zip(("bar before", "bar after"), pair, strict=True)):
             if math.isfinite(value):
@@ -170,10 +173,8 @@ def timeline(lanes: Sequence[tuple[str, Sequence[Bar]]], total_s: float, *, left
         for value in marks
     ]
     for index, (label, bars) in enumerate(lanes):
-        y = index * row_height
-        parts.append(
-            f'<text class="name" text-anchor="end" x="{left - 10}" y="{y + 14}">{escape(_cut(label, (left - 10) // 7))}</text>'
-        )
+        y, shown = index * row_height, escape(cut(label, (left - 10) // 7))
+        parts.append(f'<text class="name" text-anchor="end" x="{left - 10}" y="{y + 14}">{shown}</text>')
         parts += [
             f'<rect class="{escape(bar.css)}" x="{place(bar.start_s):.1f}" y="{y + 4}" height="13" rx="1.5" '
             f'width="{max(bar.duration_s / total_s * (width - left - 24), 1):.1f}">'
@@ -194,10 +195,6 @@ def axis_titles(x_title: str, y_title: str, x: float, y: float, baseline: float)
             f"{escape(y_title)}</text>"
         )
     return "".join(parts)
-
-
-def _cut(label: str, most: int) -> str:
-    return label if len(label) <= most else label[: most - 1] + "…"
 
 
 def _value_range(series: Sequence[Series], axes: Axes) -> tuple[float, float]:
@@ -235,7 +232,7 @@ def _references(
         label_y = max(y + 3.5, label_y + 11)
         parts.append(
             f'<line class="reference" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="tick" x="{right + 5}" y="{label_y:.1f}">{escape(_cut(name, 11))}</text>'
+            f'<text class="tick" x="{right + 5}" y="{label_y:.1f}">{escape(cut(name, 11))}</text>'
         )
     return parts
 

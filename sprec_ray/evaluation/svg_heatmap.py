@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sprec_ray.evaluation.markup import escape, value_text
+from sprec_ray.evaluation.markup import cut, escape, value_text
 from sprec_ray.evaluation.svg import axis_titles, figure
 
 MIN_OPACITY, MAX_OPACITY = 0.04, 0.5
@@ -52,7 +52,7 @@ def heat_map(data: HeatMap) -> str:
         y = 4 + row * CELL_HEIGHT
         parts.append(
             f'<text class="tick" text-anchor="end" x="{left - 8}" y="{y + CELL_HEIGHT / 2 + 4:g}">'
-            f"{escape(_cut(row_name, 12))}</text>"
+            f"{escape(cut(row_name, 12))}</text>"
         )
         for column in range(len(data.columns)):
             cell = data.cells.get((row, column), HeatCell(mark="not run"))
@@ -60,7 +60,7 @@ def heat_map(data: HeatMap) -> str:
             parts.append(_cell(cell, left + column * cell_width, y, cell_width, goodness))
     parts += [
         f'<text class="tick" text-anchor="middle" x="{left + (column + 0.5) * cell_width:g}" y="{bottom + 15}">'
-        f"{escape(_cut(name, cell_width // 7))}</text>"
+        f"{escape(cut(name, cell_width // 7))}</text>"
         for column, name in enumerate(data.columns)
     ]
     middle = left + cell_width * len(data.columns) / 2
@@ -106,7 +106,3 @@ def _scale(data: HeatMap, values: Sequence[float]) -> str:
     worst, best = (max(values), min(values)) if data.lower_is_better else (min(values), max(values))
     ends = f'{value_text(worst)}<i class="ramp"></i>{value_text(best)}' if worst != best else "all equal"
     return f'<p class="scale"><span>{ends}</span><span>{escape(data.meaning)}</span></p>'
-
-
-def _cut(label: str, most: int) -> str:
-    return label if len(label) <= most else label[: most - 1] + "…"

@@ -61,14 +61,14 @@ class LineStyles:
         ]
         return " ".join(f"{kind}{place}" for kind, place in zip("sd", places, strict=False))
 
-    def legend(self) -> str:
-        """What colours and dashes mean, as HTML."""
+    def legend(self, *, dashes: bool = True) -> str:
+        """What colours, and dashes, mean, as HTML."""
         if not self.parameters:
             pairs = [("s0", "chosen"), ("rest", "other trials")] if self.chosen else [("rest", "trials")]
         else:
             pairs = [
                 (css, f"{self.names[parameter.name]}={show(value)}")
-                for parameter, kind in zip(self.parameters, ("s{}", "key d{}"), strict=False)
+                for parameter, kind in zip(self.parameters, ("s{}", "key d{}")[: 1 + dashes], strict=False)
                 for css, value in ((kind.format(place), value) for place, value in enumerate(parameter.values))
             ]
         entries = "".join(

@@ -54,8 +54,8 @@ def pareto_plot(data: SweepData) -> str:
             )
         ] * bool(trials)
     axes = Axes(
-        width=960,
-        height=420,
+        width=760,
+        height=400,
         x_ticks=number_ticks([x for x, _ in place.values()]),
         from_zero=False,
         x_title=f"{accuracy.title} ({accuracy.meaning})",
@@ -66,7 +66,7 @@ def pareto_plot(data: SweepData) -> str:
         "Each point is the last policy of one trial. Points on the line are not dominated: no other finished trial is "
         "at least as good in both and better in one. Numbers are those of the table; some are left out in a crowd."
     )
-    return explanation + f'<div class="scroll"><div class="floor">{plot}</div></div>' if plot else ""
+    return explanation + f'<div class="narrow">{plot}</div>' if plot else ""
 
 
 def metric_maps(data: SweepData) -> str:

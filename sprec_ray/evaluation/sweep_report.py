@@ -60,10 +60,7 @@ def sweep_warnings(data: SweepData) -> list[str]:
     ]
     unfinished = [labels[trial.name].split(" ", 1)[0] for trial in data.trials if trial.status == "unfinished"]
     if unfinished:
-        found.append(
-            f"{len(unfinished)} of {len(data.trials)} trials have not finished ({', '.join(unfinished)}); the command "
-            "above continues them."
-        )
+        found.append(f"Not finished: {', '.join(unfinished)}. The command above continues the sweep.")
     if data.split == "test":
         found.append(
             "The trials were compared on the test rows, so the chosen trial's figures are too good: choosing among "

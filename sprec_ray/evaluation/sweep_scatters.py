@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sprec_ray.evaluation.markup import note
+from sprec_ray.evaluation.markup import cut, note
 from sprec_ray.evaluation.report_tables import Column
 from sprec_ray.evaluation.svg import Axes, Series, line_plot, number_ticks
 from sprec_ray.evaluation.sweep_names import hint, line_styles, metric_columns, short_names, show, trial_labels
@@ -29,7 +29,7 @@ def metric_scatters(data: SweepData) -> str:
         f"trial. A pointer over a point shows its settings.{missing}"
     )
     others = f"<details><summary>All other metrics</summary>{rows[False]}</details>" if rows[False] else ""
-    return explanation + styles.legend() + rows[True] + others
+    return explanation + styles.legend(dashes=False) + rows[True] + others
 
 
 def _scatter(data: SweepData, column: Column, parameter: SweepParameter) -> str:
@@ -53,7 +53,8 @@ def _scatter(data: SweepData, column: Column, parameter: SweepParameter) -> str:
         for css, radius in _scatter_marks(styles.css(trial), trial, data.chosen)
     ]
     if parameter.values:
-        x_ticks = [(float(index), show(value)) for index, value in enumerate(parameter.values)]
+        room = max(2, 40 // len(parameter.values))
+        x_ticks = [(float(index), cut(show(value), room)) for index, value in enumerate(parameter.values)]
     else:
         positions = [x for _, (x, _) in placed]
         x_ticks = _log_ticks(parameter, positions) if parameter.log else number_ticks(positions)

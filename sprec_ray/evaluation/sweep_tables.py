@@ -50,9 +50,10 @@ def trials_table(data: SweepData) -> str:
             values.append(f'<strong class="best">{text}</strong>' if is_best else text)
         name = f"#{index}" + (" <strong>chosen</strong>" if trial.name == data.chosen else "")
         settings = [escape(show(trial.parameters[key])) if key in trial.parameters else "–" for key in short]
-        rows.append([name, *settings, _state(trial), *values, f"{trial.total_s:.1f}"])
-    headers = ["trial", *map(escape, short.values()), "state", *(escape(column.heading) for column in shown), "time, s"]
-    return table(headers, rows, css="results") + note(
+        rows.append([name, *settings, _state(trial), f"{trial.total_s:.1f}", *values])
+    headings = (escape(column.heading) for column in shown)
+    headers = ["trial", *map(escape, short.values()), "state", "time, s", *headings]
+    return table(headers, rows, css="dense") + note(
         "Metrics of each trial's last policy; the best of the finished trials in bold. ± is one standard error of HR. "
         "The arrow points to better. All values, of every iteration, are in sweep.csv."
     )
@@ -72,7 +73,7 @@ def cost_section(data: SweepData) -> str:
     rows = [_cost_row(escape(labels[trial.name]), [trial], kinds) for trial in data.trials]
     if len(data.trials) > 1:
         rows.append(_cost_row("<strong>all trials</strong>", data.trials, kinds))
-    headers = ["trial", "time, s", *(f"{kind}, s" for kind in kinds), "stages adopted", "their cost elsewhere, s"]
+    headers = ["trial", "time, s", *(f"{kind}, s" for kind in kinds), "stages adopted", "computed elsewhere, s"]
     total = sum(trial.total_s for trial in data.trials)
     explanation = note(
         f"The sweep took {seconds(data.total_s)}, its trials together {seconds(total)}. Bars add up the seconds of a "
