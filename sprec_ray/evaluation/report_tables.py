@@ -29,13 +29,14 @@ UNITS = {
     "ndcg": "mean gain, 0 to 1",
     "div_ratio": "share of places",
     "or_ratio": "share of places",
-    "mgu": "mean difference of shares",
-    "dgu": "range of differences of shares",
-    "mgu_whole": "mean difference of shares",
-    "dgu_whole": "range of differences of shares",
+    "mgu": "mean gap in share",
+    "dgu": "range of gaps in share",
+    "mgu_whole": "mean gap in share",
+    "dgu_whole": "range of gaps in share",
     "mrr": "mean of 1 / rank",
     "target_logp": "nats",
     "valid": "share of answers",
+    "mass": "probability",
 }
 _POLICY = re.compile(r"base|sft|iteration-\d+")
 
@@ -55,7 +56,8 @@ class Column:
     @property
     def title(self) -> str:
         """The metric's name for people."""
-        return f"{DISPLAY_NAMES[self.name]}@{self.k}" if self.k else DISPLAY_NAMES[self.name]
+        name = DISPLAY_NAMES.get(self.name, self.name)
+        return f"{name}@{self.k}" if self.k else name
 
     @property
     def lower_is_better(self) -> bool:
@@ -69,13 +71,14 @@ class Column:
 
     @property
     def unit(self) -> str:
-        """What the numbers count."""
-        return UNITS[self.name]
+        """What the numbers count; empty for a metric without a display name."""
+        return UNITS.get(self.name, "")
 
     @property
     def meaning(self) -> str:
         """The unit and which direction is better, in words."""
-        return f"{self.unit}, {'lower' if self.lower_is_better else 'higher'} is better"
+        direction = f"{'lower' if self.lower_is_better else 'higher'} is better"
+        return f"{self.unit}, {direction}" if self.unit else direction
 
 
 def is_policy(result: EvalResult) -> bool:
@@ -98,17 +101,17 @@ def columns(results: Sequence[EvalResult]) -> list[Column]:
 
 
 def all_columns(results: Sequence[EvalResult]) -> list[Column]:
-    """Every metric at every k, if measured; standard errors are not metrics."""
-    wanted = [Column(name=name, k=k) for name in DISPLAY_NAMES for k in (0, *places(results))]
-    return [column for column in wanted if any(column.key in result.metrics for result in results)]
+    """Every measured metric, those with a display name first; standard errors are not metrics."""
+    keys = dict.fromkeys(key for result in results for key in result.metrics)
+    known = [Column(name=name, k=k) for name in DISPLAY_NAMES for k in (0, *places(results))]
+    others = [column_of(key) for key in keys if not key.startswith("hr_se")]
+    return list(dict.fromkeys([*(column for column in known if column.key in keys), *others]))
 
 
 def column_of(key: str) -> Column:
-    """The column of a metric's key: ``ndcg@5``. Raises ValueError for a key that no metric has."""
+    """The column of a metric's key, ``ndcg@5``. A name that has no display name is shown as it is."""
     name, _, k = key.partition("@")
-    if name not in DISPLAY_NAMES or (k and not k.isdecimal()):
-        raise ValueError(f"{key} is no metric; take one of {', '.join(DISPLAY_NAMES)}, with @k where it has a k")
-    return Column(name=name, k=int(k or 0))
+    return Column(name=name, k=int(k)) if k.isdecimal() else Column(name=key)
 
 
 def cell(result: EvalResult, column: Column) -> str:

@@ -79,7 +79,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 def number_ticks(values: Sequence[float]) -> list[tuple[float, str]]:
     """Labelled ticks for an x axis that covers the finite values; none without any."""
     finite = [value for value in values if math.isfinite(value)]
-    return [(value, f"{value:g}") for value in ticks(min(finite), max(finite), 6)] if finite else []
+    return [(value, f"{value:g}") for value in ticks(*_widened(min(finite), max(finite)), 6)] if finite else []
 
 
 def line_plot(title: str, series: Sequence[Series], axes: Axes) -> str:
@@ -206,7 +206,13 @@ def _value_range(series: Sequence[Series], axes: Axes) -> tuple[float, float]:
                 half = error if math.isfinite(error) else 0.0
                 values += [y - half, y + half]
     low, high = min(values), max(values)
-    return (min(0.0, low), max(0.0, high)) if axes.from_zero else (low, high)
+    return (min(0.0, low), max(0.0, high)) if axes.from_zero else _widened(low, high)
+
+
+def _widened(low: float, high: float) -> Point:
+    """A range that is a single value, or next to it, with room on both sides."""
+    room = 0.02 * max(abs(low), abs(high)) or 0.01
+    return (low, high) if high - low > 1e-6 * room else (low - room, high + room)
 
 
 def _grid(y_ticks: Sequence[float], place: Callable[[float, float], Point], left: int, right: int) -> str:

@@ -11,7 +11,7 @@ from sprec_ray.evaluation.svg import axis_titles, figure
 
 MIN_OPACITY, MAX_OPACITY = 0.04, 0.5
 """Of the colour under a cell's text, which stays readable on both, in light and in dark."""
-CELL_HEIGHT, MIN_CELL_WIDTH, MAX_CELL_WIDTH = 36, 56, 110
+MIN_CELL_HEIGHT, MIN_CELL_WIDTH, MAX_CELL_WIDTH = 36, 56, 110
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,19 +45,20 @@ def heat_map(data: HeatMap) -> str:
     left = 30 + 7 * min(12, max(map(len, data.rows)))
     cell_width = min(MAX_CELL_WIDTH, max(MIN_CELL_WIDTH, (340 - left - 6) // len(data.columns)))
     width = max(340, left + cell_width * len(data.columns) + 6)
-    bottom = CELL_HEIGHT * len(data.rows) + 4
+    height = max(MIN_CELL_HEIGHT, math.ceil((7 * len(data.row_title) + 4) / len(data.rows)))
+    bottom = height * len(data.rows) + 4
     values = [cell.value for cell in data.cells.values() if math.isfinite(cell.value)]
     parts = []
     for row, row_name in enumerate(data.rows):
-        y = 4 + row * CELL_HEIGHT
+        y = 4 + row * height
         parts.append(
-            f'<text class="tick" text-anchor="end" x="{left - 8}" y="{y + CELL_HEIGHT / 2 + 4:g}">'
+            f'<text class="tick" text-anchor="end" x="{left - 8}" y="{y + height / 2 + 4:g}">'
             f"{escape(cut(row_name, 12))}</text>"
         )
         for column in range(len(data.columns)):
             cell = data.cells.get((row, column), HeatCell(mark="not run"))
             goodness = _goodness(cell.value, values, data.lower_is_better)
-            parts.append(_cell(cell, left + column * cell_width, y, cell_width, goodness))
+            parts.append(_cell(cell, (left + column * cell_width, y), (cell_width, height), goodness))
     parts += [
         f'<text class="tick" text-anchor="middle" x="{left + (column + 0.5) * cell_width:g}" y="{bottom + 15}">'
         f"{escape(cut(name, cell_width // 7))}</text>"
@@ -68,11 +69,12 @@ def heat_map(data: HeatMap) -> str:
     return figure(data.title, (width, bottom + 38), "".join(parts), footer=_scale(data, values))
 
 
-def _cell(cell: HeatCell, x: float, y: float, width: float, goodness: float) -> str:
+def _cell(cell: HeatCell, place: tuple[int, int], size: tuple[int, int], goodness: float) -> str:
+    (x, y), (width, height) = place, size
     defined = math.isfinite(cell.value)
     css = "cell" if defined else "cell empty"
     opacity = f' fill-opacity="{MIN_OPACITY + goodness * (MAX_OPACITY - MIN_OPACITY):.3f}"' if defined else ""
-    middle, centre = x + width / 2, y + CELL_HEIGHT / 2
+    middle, centre = x + width / 2, y + height / 2
     texts = [value_text(cell.value)] if defined or not cell.mark else []
     texts += [cell.mark] if cell.mark else []
     lines = [
@@ -82,18 +84,16 @@ def _cell(cell: HeatCell, x: float, y: float, width: float, goodness: float) -> 
     ]
     ring = ""
     if cell.chosen:
-        ring = (
-            f'<rect class="chosen" x="{x + 2.5:g}" y="{y + 2.5:g}" width="{width - 5:g}" height="{CELL_HEIGHT - 5}"/>'
-        )
+        ring = f'<rect class="chosen" x="{x + 2.5:g}" y="{y + 2.5:g}" width="{width - 5:g}" height="{height - 5}"/>'
     return (
         f'<g><title>{escape(cell.hint)}</title><rect class="{css}" x="{x + 1:g}" y="{y + 1}" width="{width - 2:g}" '
-        f'height="{CELL_HEIGHT - 2}" rx="2"{opacity}/>{ring}{"".join(lines)}</g>'
+        f'height="{height - 2}" rx="2"{opacity}/>{ring}{"".join(lines)}</g>'
     )
 
 
 def _goodness(value: float, values: Sequence[float], lower_is_better: bool) -> float:
-    """0 for the worst value, 1 for the best, 0.5 where all are equal or the value is not finite."""
-    if not math.isfinite(value) or max(values) == min(values):
+    """0 for the worst value, 1 for the best, 0.5 where all read the same or the value is not finite."""
+    if not math.isfinite(value) or value_text(max(values)) == value_text(min(values)):
         return 0.5
     share = (value - min(values)) / (max(values) - min(values))
     return 1 - share if lower_is_better else share
@@ -104,5 +104,9 @@ def _scale(data: HeatMap, values: Sequence[float]) -> str:
     if not values:
         return f'<p class="scale"><span>no value</span><span>{escape(data.meaning)}</span></p>'
     worst, best = (max(values), min(values)) if data.lower_is_better else (min(values), max(values))
-    ends = f'{value_text(worst)}<i class="ramp"></i>{value_text(best)}' if worst != best else "all equal"
+    ends = (
+        f'{value_text(worst)}<i class="ramp"></i>{value_text(best)}'
+        if value_text(worst) != value_text(best)
+        else "all equal"
+    )
     return f'<p class="scale"><span>{ends}</span><span>{escape(data.meaning)}</span></p>'

@@ -12,10 +12,10 @@ Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
-CHAR_WIDTH = 6.5
+CHAR_WIDTH, END_WIDTH = 6.6, 3.0
 """Generous for the 10.5 pixel text of ``svg .tick``."""
 ASCENT, DESCENT = 8.0, 3.0
-DOT_RADIUS = 5.0
+DOT_RADIUS = 6.0
 STRIDE = 4.0
 """Less than a text is high, so that none slips between two points of a path."""
 
@@ -31,9 +31,9 @@ def place_labels(
     taken += [(x - 1, y - 1, x + 1, y + 1) for path in paths for x, y in _along(path)]
     parts = []
     for x, y, text in labels:
-        width = CHAR_WIDTH * len(text)
+        width = CHAR_WIDTH * len(text) + END_WIDTH
         for left, baseline in _candidates(x, y, width):
-            area = (left, baseline - ASCENT, left + width, baseline + DESCENT)
+            area = (left - 2, baseline - ASCENT, left + width + 2, baseline + DESCENT)
             inside = area[0] >= box[0] and area[1] >= box[1] and area[2] <= box[2] and area[3] <= box[3]
             if inside and not any(_overlap(area, other) for other in taken):
                 taken.append(area)

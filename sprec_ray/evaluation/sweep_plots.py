@@ -12,7 +12,7 @@ from sprec_ray.evaluation.svg import Axes, Series, line_plot, number_ticks
 from sprec_ray.evaluation.svg_heatmap import HeatCell, HeatMap, heat_map
 from sprec_ray.evaluation.svg_labels import Point
 from sprec_ray.evaluation.sweep_choice import pareto_front
-from sprec_ray.evaluation.sweep_names import hint, line_styles, metric_columns, show, trial_labels
+from sprec_ray.evaluation.sweep_names import hint, line_styles, metric_columns, short_names, show, trial_labels
 from sprec_ray.evaluation.sweep_results import SweepData, TrialRecord
 
 
@@ -72,6 +72,7 @@ def pareto_plot(data: SweepData) -> str:
 def metric_maps(data: SweepData) -> str:
     """A heat map of every metric over the two parameters: values of the trials' last policies."""
     rows, across = data.parameters
+    short = short_names(data.parameters)
     maps = [
         heat_map(
             HeatMap(
@@ -79,8 +80,8 @@ def metric_maps(data: SweepData) -> str:
                 meaning=column.meaning,
                 rows=[show(value) for value in rows.values],
                 columns=[show(value) for value in across.values],
-                row_title=rows.name,
-                column_title=across.name,
+                row_title=short[rows.name],
+                column_title=short[across.name],
                 cells=_cells(data, column),
                 lower_is_better=column.lower_is_better,
             )
@@ -88,8 +89,9 @@ def metric_maps(data: SweepData) -> str:
         for column in metric_columns(data, every=True)
     ]
     explanation = note(
-        "Each cell is the last policy of one trial; the strongest colour is the best value of the map. The outlined "
-        "cell is the chosen trial. Words mark trials that failed, were stopped early, or have not been run."
+        f"{rows.name} down, {across.name} across. Each cell is the last policy of one trial; the strongest colour is "
+        "the best value of the map. The outlined cell is the chosen trial. Words mark trials that failed, were stopped "
+        "early, or have not been run."
     )
     css = "plots" if len(across.values) <= 5 else "wide"
     return explanation + f'<div class="{css} maps">{"".join(maps)}</div>' if maps else ""

@@ -23,7 +23,7 @@ def chosen_tiles(data: SweepData) -> str:
         start = trial.policies[0].metrics.get(column.key, math.nan)
         change = f"after the first SFT {value_text(start)}; {column.meaning}"
         tiles.append((column.heading, value_text(trial.final(column.key)), change))
-    tiles.append(("its time", seconds(trial.total_s), f"{len(trial.shared)} stages adopted from other trials"))
+    tiles.append(("its time", seconds(trial.total_s), f"stages adopted from other trials: {len(trial.shared)}"))
     shown = "".join(
         f'<div class="tile"><span>{escape(name)}</span><b>{escape(value)}</b><span>{escape(more)}</span></div>'
         for name, value, more in tiles
@@ -109,10 +109,10 @@ def _state(trial: TrialRecord) -> str:
 
 
 def _best(data: SweepData, column: Column) -> float:
-    """The best value among the finished trials; NaN, which equals nothing, when there are fewer than two."""
+    """The best value among the finished trials; NaN, which equals nothing, when none differs."""
     values = [trial.final(column.key) for trial in data.trials if trial.status == "finished"]
     values = [value for value in values if not math.isnan(value)]
-    if len(values) < 2:
+    if len(set(values)) < 2:
         return math.nan
     return min(values) if column.lower_is_better else max(values)
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from sprec_ray.evaluation.report_tables import column_of
+from sprec_ray.evaluation.report_tables import all_columns, column_of
 from sprec_ray.evaluation.svg_labels import place_labels
 from sprec_ray.evaluation.sweep_csv import sweep_rows
 from sprec_ray.evaluation.sweep_names import short_names, trial_labels
@@ -249,6 +249,10 @@ def test_an_undefined_metric_is_an_empty_field(tmp_path):
     assert sweep_rows(grid()) == []
 
 
-def test_a_metric_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match=r"ndgc@5 is no metric; take one of hr"):
-        column_of("ndgc@5")
+def test_a_metric_without_a_display_name_is_shown_as_it_is():
+    page, _ = parse(dataclasses.replace(FULL, metric="hr_se@5", diversity="own"))
+    assert "hr_se@5 ↑" in page
+    (own,) = [column for column in all_columns([result("sft", 0.1, own=0.2)]) if column.name == "own"]
+    assert own.title == "own"
+    assert column_of("own").meaning == "higher is better"
+    assert column_of("own@x").key == "own@x"
