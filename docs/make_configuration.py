@@ -37,7 +37,7 @@ WITHOUT_SENTENCE = {
     "DataConfig.template": "Wording of the prompt: Alpaca's instruction, or two words for small models.",
     "DataConfig.max_history": "Titles of a history at most; the latest are kept.",
     "DataConfig.num_train": "Training examples drawn.",
-    "DataConfig.num_valid": "Valid examples drawn. Nothing reads them yet.",
+    "DataConfig.num_valid": "Valid examples drawn: what `jobs.evaluate` and sweeps measure on.",
     "DataConfig.num_test": "Test examples drawn.",
     "DataConfig.user_column": "Column of the user (`huggingface`).",
     "DataConfig.item_column": "Column of the item; the title stands in where the column is absent (`huggingface`).",

@@ -114,7 +114,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         remedy = "what was written before is kept: mend that and run the same command again"
-        raise OSError(error.errno, f"{error.strerror} ({remedy})", str(path)) from None
+        raise OSError(error.errno, f"{error.strerror or error} ({remedy})", str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

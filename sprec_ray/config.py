@@ -32,14 +32,8 @@ class LoraConfig:
     alpha: PositiveInt = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Used in SFT; preference training runs without dropout."""
-    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(
+        f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")
     )
 
 
@@ -214,6 +208,9 @@ class RunConfig:
     name: str = "demo"
     """The run's folder under ``output_dir``."""
     output_dir: str = "runs"
+    share_stages: bool = False
+    """Take finished stages from runs of the same ``output_dir`` that agree in all a stage depends on, and offer one's
+    own; sweeps do."""
     seed: NonNegativeInt = 0
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

@@ -27,7 +27,7 @@ def load_config(arguments: Sequence[str]) -> RunConfig:
         key, equals, value = argument.partition("=")
         _refuse_credentials({key: value})  # also of a setting that a later argument replaces: reports show the command
         if equals and not key.endswith((".yaml", ".yml")):
-            _merge(merged, _nested(key.strip(), _scalar(value)), source=argument)
+            _merge(merged, _nested(key.strip(), scalar(value)), source=argument)
         else:
             _merge(merged, read_yaml(Path(argument)), source=argument)
     return make_config(merged)
@@ -39,7 +39,7 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
     try:
         return _ADAPTER.validate_python(dict(values))
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        raise ConfigError(explain(error, RunConfig)) from None
 
 
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
@@ -86,7 +86,8 @@ def _refuse_credentials(values: Mapping[str, Any]) -> None:
             )
 
 
-def _scalar(text: str) -> Any:
+def scalar(text: str) -> Any:
+    """The value of an override, read as YAML."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -116,15 +117,19 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any], *, source: str) -> N
             into[key] = dict(value) if isinstance(value, Mapping) else value
 
 
-def _explain(error: ValidationError) -> str:
-    """One line for the first thing that is wrong."""
+def explain(error: ValidationError, root: Any) -> str:
+    """One line for the first thing that is wrong with values of the dataclass ``root``."""
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
     key = ".".join(location)
+    if first["type"] == "missing":
+        return f"{key} is missing"
     if first["type"] == "unexpected_keyword_argument":
-        section: Any = RunConfig
+        section = root
         for part in location[:-1]:
             section = _section_type(section, part)
+        if not dataclasses.is_dataclass(section):
+            return f"{key}: unknown key"
         known = [field.name for field in dataclasses.fields(section)]
         close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {'.'.join([*location[:-1], close[0]])}?" if close else f"known: {', '.join(known)}"
@@ -136,5 +141,5 @@ def _explain(error: ValidationError) -> str:
 
 
 def _section_type(section: Any, name: str) -> Any:
-    types = {field.name: type(field.default) for field in dataclasses.fields(section)}
-    return types[name]
+    fields = dataclasses.fields(section) if dataclasses.is_dataclass(section) else ()
+    return {field.name: type(field.default) for field in fields}.get(name)

@@ -14,14 +14,15 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-def _size_or_auto(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+def size_or_auto(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Validate a number or ``auto``, with one message for both."""
     try:
         return validate(value)
     except ValidationError:  # one for each half of the type
         raise ValueError(f"{value!r} is neither a whole number above 0 nor auto") from None
 
 
-MicroBatchSize = Annotated[PositiveInt | Literal["auto"], WrapValidator(_size_or_auto)]
+MicroBatchSize = Annotated[PositiveInt | Literal["auto"], WrapValidator(size_or_auto)]
 
 STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # a name like 2024 is a number to YAML
 

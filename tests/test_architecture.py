@@ -24,6 +24,7 @@ WITHOUT_TORCH = (
     "sprec_ray.data.catalog",
     "sprec_ray.evaluation.metrics",
     "sprec_ray.evaluation.report",
+    "sprec_ray.evaluation.sweep_report",
 )
 
 
@@ -83,6 +84,7 @@ def test_the_second_implementations_of_the_tests_are_not_imported() -> None:
         "sprec_ray/data/sources/*.py",
         "sprec_ray/evaluation/metrics.py",
         "sprec_ray/evaluation/report*.py",
+        "sprec_ray/evaluation/sweep*.py",
     ],
 )
 def test_the_framework_free_modules_import_no_framework(pattern: str) -> None:

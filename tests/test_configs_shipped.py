@@ -14,8 +14,10 @@ from sprec_ray.config import RunConfig
 from sprec_ray.config_files import load_config
 
 ROOT = Path(__file__).parents[1]
-CLUSTERS = ROOT / "configs" / "clusters"  # not of runs: test_cluster_files.py
-FILES = sorted(path for path in (ROOT / "configs").rglob("*.y*ml") if path.parent != CLUSTERS)
+OTHERS = [
+    ROOT / "configs" / name for name in ("clusters", "sweeps")
+]  # not of runs: test_cluster_files, test_config_sweep
+FILES = sorted(path for path in (ROOT / "configs").rglob("*.y*ml") if path.parent not in OTHERS)
 
 
 def test_files_are_shipped() -> None:

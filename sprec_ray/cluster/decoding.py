@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sprec_ray.artifacts import read_rollouts, write_rows
 from sprec_ray.cluster.catalog_index import CatalogIndex
@@ -19,7 +20,7 @@ from sprec_ray.cluster.decoder_actor import DecoderActor, num_threads
 from sprec_ray.cluster.hardware import environment
 from sprec_ray.cluster.parcel import Parcel, SentAdapter, send
 from sprec_ray.cluster.progress import DecodeProgress, IsValid
-from sprec_ray.config import DecodingConfig
+from sprec_ray.config import DecodingConfig, RunConfig
 from sprec_ray.decoding.decoder import DecoderModel
 from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.types import AdapterCheckpoint, Rollout
@@ -92,9 +93,12 @@ class DecoderPool:
             num_gpus=config.reserved_gpus,
             max_restarts=_MAX_RESTARTS,
             max_task_retries=_MAX_RESTARTS,
+            # Not in the placement group of a sweep's trial, which would hold all that is started there.
+            scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
             runtime_env={"env_vars": variables | environment()},
         )
-        # Sealed, because Ray warns of objects that a restart needs; the caller holds this one as long as the pool.
+        # Sealed, because Ray warns of objects that a restart needs; this one is held as long as the pool.
+        self._model_files = model_files
         files = None if model_files is None else ray.cloudpickle.dumps(model_files)
         self._chunk_size = config.chunk_size
         self._index = (None if index is None else ray.put(index),)  # the decoders of a machine read one copy
@@ -233,6 +237,22 @@ class DecoderPool:
         if delivery.then is not None:
             delivery.then(result)
         return result
+
+
+def decoder_model(config: RunConfig, path: str, *, max_beam_width: int) -> DecoderModel:
+    """What decoders are told of the model of a run."""
+    model, decoding = config.model, config.decoding
+    return DecoderModel(
+        path=path,
+        dtype=model.dtype,
+        max_model_len=model.max_prompt_tokens + model.max_response_tokens,
+        max_beam_width=max_beam_width,
+        lora_rank=model.lora.rank,
+        search_cache_gib=decoding.search_cache_gib,
+        trust_remote_code=model.trust_remote_code,
+        quantization=model.quantization,
+        tensor_parallel_size=decoding.tensor_parallel_size,
+    )
 
 
 def _chunk_file(folder: Path, places: range) -> Path:

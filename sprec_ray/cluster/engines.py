@@ -7,21 +7,22 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from sprec_ray.artifacts import Stage, write_bytes, write_json, write_rows
 from sprec_ray.cluster.catalog_index import catalog_index
-from sprec_ray.cluster.decoding import DecoderPool, DecodingError, PendingDecode
+from sprec_ray.cluster.decoding import DecoderPool, DecodingError, PendingDecode, decoder_model
+from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.parcel import ADAPTER, Parcel, pack
 from sprec_ray.cluster.searches import max_beam_width
 from sprec_ray.cluster.timeline import Clock
 from sprec_ray.cluster.training import TrainingSession
 from sprec_ray.cluster.worker import EmbedTask, TextSettings, TrainTask
 from sprec_ray.config import RunConfig
-from sprec_ray.decoding.decoder import DecoderModel
 from sprec_ray.decoding.request import CatalogSearch
+from sprec_ray.training.batches import warn_of_short_phase
 from sprec_ray.training.phase import Phase
 from sprec_ray.types import AdapterCheckpoint, Example, PreferenceGroup
 
@@ -29,7 +30,10 @@ logger = logging.getLogger(__name__)
 
 
 class Engines:
-    """Trains, decodes and embeds for the stages, and times what it does."""
+    """Trains, decodes and embeds for the stages, and times what it does.
+
+    With ``kept`` both sides are taken from there, and left there by ``close``, where they may live side by side.
+    """
 
     def __init__(
         self,
@@ -38,9 +42,12 @@ class Engines:
         clock: Clock,
         titles: Callable[[], Sequence[str]] = tuple,
         push: Callable[[Path], None] = lambda partial: None,
+        *,
+        kept: KeptEngines | None = None,
     ) -> None:
         self._config, self._folder, self._clock, self._titles = config, folder, clock, titles
         self._push = push
+        self._kept = None if config.decoding.placement == "sequential" else kept
         self._lock = threading.RLock()
         self._canaries: dict[str, dict[str, Any]] = {}
         self._pool: DecoderPool | None = None
@@ -62,10 +69,16 @@ class Engines:
         """Whether decoders and training workers may compute at the same time."""
         return self._config.decoding.placement == "split"
 
+    @property
+    def are_running(self) -> bool:
+        """Whether the training group or decoders are launched, and hold what they reserve."""
+        return self._pool is not None or "session" in self.__dict__
+
     @cached_property
     def session(self) -> TrainingSession:
         """The training group, launched at the first use."""
-        return TrainingSession(self._config.training, storage=self._folder / "ray-train")
+        launch = partial(TrainingSession, self._config.training, storage=self._folder / "ray-train")
+        return launch() if self._kept is None else self._kept.session(self._config.training, launch)
 
     def start(self, model_path: str) -> None:
         """Launch what is not running yet, training group and decoders side by side.
@@ -104,24 +117,14 @@ class Engines:
             )
             # As in training, a title that is longer than max_response_tokens takes its room from prompts.
             self._room = min(model.max_prompt_tokens, max_model_len - index.trie.depth)
-        pool = DecoderPool(
-            self._config.decoding,
-            DecoderModel(
-                path=model_path,
-                dtype=model.dtype,
-                max_model_len=max_model_len,
-                max_beam_width=max_beam_width(self._config),
-                lora_rank=model.lora.rank,
-                search_cache_gib=self._config.decoding.search_cache_gib,
-                trust_remote_code=model.trust_remote_code,
-                quantization=model.quantization,
-                tensor_parallel_size=self._config.decoding.tensor_parallel_size,
-            ),
-            seed=self._config.seed,
-            index=index,
-            model_files=next(iter(self._model_parcels(model_path)), None),
+        decoder = decoder_model(self._config, model_path, max_beam_width=max_beam_width(self._config))
+        files = next(iter(self._model_parcels(model_path)), None)
+        launch = partial(
+            DecoderPool, self._config.decoding, decoder, seed=self._config.seed, index=index, model_files=files
         )
-        self._pool, self._pool_started_at = pool, start
+        settings = (self._config.decoding, decoder, self._config.seed, index and index.titles)
+        self._pool = launch() if self._kept is None else self._kept.pool(settings, launch)
+        self._pool_started_at = start
 
     def _wait_for_decoders(self) -> None:
         """Return once they decode. Where it may, training goes on meanwhile: the first phase needs no decoder."""
@@ -163,7 +166,7 @@ class Engines:
         write_rows(rows, groups)
         if phase.cache is not None:
             Path(phase.cache).mkdir(parents=True, exist_ok=True)
-        _warn_of_short_phase(phase, len(groups), name)
+        warn_of_short_phase(phase.optimization, len(groups), name)
         session = self._trainers_turn()
         task = TrainTask(
             phase=phase,
@@ -271,9 +274,12 @@ class Engines:
                 )
 
     def close(self) -> None:
-        """Stop what was started."""
-        self._close_decoders()
-        self._close_session()
+        """Stop what was started, or leave it to the next run, decoders asleep where they share GPUs."""
+        if self._kept is None:
+            self._close_decoders()
+            self._close_session()
+        elif self._pool is not None and self._config.decoding.placement == "colocate":
+            self._pool.sleep()
 
     def _close_decoders(self) -> None:
         if self._pool is not None:
@@ -284,15 +290,3 @@ class Engines:
         if "session" in self.__dict__:
             self.session.close()
             del self.session
-
-
-def _warn_of_short_phase(phase: Phase, num_groups: int, name: str) -> None:
-    settings = phase.optimization
-    num_steps = settings.num_epochs * -(-num_groups // settings.global_batch_size)
-    if num_steps <= settings.num_warmup_steps:
-        logger.warning(
-            "%s: all %d steps are warm-up (num_warmup_steps=%d), so the learning rate stays below its peak",
-            name,
-            num_steps,
-            settings.num_warmup_steps,
-        )

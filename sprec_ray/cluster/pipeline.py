@@ -17,10 +17,12 @@ from sprec_ray.cluster.datasets import prepare_data
 from sprec_ray.cluster.decoding import PendingDecode
 from sprec_ray.cluster.engines import Engines
 from sprec_ray.cluster.evaluation import Evaluator
+from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.language_model import pretrained_model, sft_groups
-from sprec_ray.cluster.searches import evaluation_search, negatives_search
+from sprec_ray.cluster.searches import check_number_of_titles, evaluation_search, negatives_search
+from sprec_ray.cluster.sharing import SharedStages
 from sprec_ray.cluster.timeline import Clock
-from sprec_ray.config import ConfigError, PhaseConfig, PreferenceConfig, RunConfig
+from sprec_ray.config import PhaseConfig, PreferenceConfig, RunConfig
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import parse_response
 from sprec_ray.data.sequences import derive_rng
@@ -37,31 +39,23 @@ Split = Literal["test", "valid"]
 class RayStages:
     """The ``Stages`` of ``selfplay.loop``, as folders of the run directory."""
 
-    def __init__(self, config: RunConfig, folder: Path, *, split: Split = "test") -> None:
+    def __init__(
+        self, config: RunConfig, folder: Path, *, split: Split = "test", kept: KeptEngines | None = None
+    ) -> None:
         self.config, self.folder, self.split = config, folder, split
         self.clock, self.mirror = Clock(folder), open_mirror(config.output_dir)
-        self.engines = Engines(config, folder, self.clock, lambda: self.catalog.titles, self.mirror.push)
+        self.engines = Engines(config, folder, self.clock, lambda: self.catalog.titles, self.mirror.push, kept=kept)
+        self._shared = SharedStages(config, folder)
         self._evaluations = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
         self._pending: list[Future[EvalResult]] = []
 
     def prepare(self) -> None:
         """Make the examples that the loop starts from. Raises ConfigError for settings that they cannot serve."""
         stage = Stage(self.folder / "data")
-        if not stage.is_finished:
+        if not self._is_done(stage):
             with self.clock.span("data", "load"), self._stage(stage, "data") as summary:
                 summary.update(counts=prepare_data(self.config.data, out=stage.path))
-        # The target is no negative; a random replacement needs one title more that is not in the group yet.
-        most = len(self.catalog) - 1 - (self.config.selfplay.random_ratio > 0)
-        if self.config.selfplay.num_negatives > most:
-            raise ConfigError(
-                f"selfplay.num_negatives={self.config.selfplay.num_negatives} exceeds the {most} titles the catalogue "
-                "holds besides the target; lower it"
-            )
-        if max(self.config.evaluation.k) > len(self.catalog):
-            raise ConfigError(
-                f"evaluation.k={max(self.config.evaluation.k)} exceeds the {len(self.catalog)} titles of the "
-                "catalogue; lower it"
-            )
+        check_number_of_titles(self.config, len(self.catalog))
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -91,6 +85,10 @@ class RayStages:
             return str(given.resolve()) if given.is_dir() else self.config.model.name_or_path
         return pretrained_model(self.config, self.mirror, self.engines, train=self.train_examples, catalog=self.catalog)
 
+    def _is_done(self, stage: Stage) -> bool:
+        """Whether a stage is on disk, be it from another run that shares its stages."""
+        return stage.is_finished or self._shared.adopt(stage, may_wait=not self.engines.are_running)
+
     @contextmanager
     def _stage(self, stage: Stage, name: str) -> Iterator[dict[str, Any]]:
         """Fill a stage's folder inside the block and mark it as finished; yields the summary to fill."""
@@ -99,6 +97,7 @@ class RayStages:
         summary: dict[str, Any] = {}
         yield summary
         stage.finish(summary)
+        self._shared.publish(stage)
         self.mirror.push(self.folder)
 
     def first_sft(self) -> AdapterCheckpoint:
@@ -116,11 +115,11 @@ class RayStages:
         self, iteration: int, policy: AdapterCheckpoint, examples: Sequence[Example]
     ) -> Callable[[], dict[str, Rollout]] | None:
         """Begin to decode answers to the examples; None when the negatives are random."""
-        if self.config.selfplay.negatives == "random" or Stage(self._iteration(iteration) / "groups").is_finished:
+        if self.config.selfplay.negatives == "random" or self._is_done(Stage(self._iteration(iteration) / "groups")):
             return None
         stage = Stage(self._iteration(iteration) / "rollouts")
         file = stage.path / "rollouts.jsonl"
-        if stage.is_finished:
+        if self._is_done(stage):
             return lambda: _by_example(read_rollouts(file))
         start = time.time()
         stage.start()
@@ -129,6 +128,7 @@ class RayStages:
             """Called by the decoding thread, so that nothing is lost when what runs beside it fails."""
             write_rows(file, rollouts)
             stage.finish({})
+            self._shared.publish(stage)
             self.clock.add(f"iteration {iteration}: negatives", "decode", start, time.time() - start)
             self.mirror.push(self.folder)
             logger.info("iteration %d: negatives decoded", iteration)
@@ -147,7 +147,7 @@ class RayStages:
     ) -> list[PreferenceGroup]:
         """The preference groups of the examples, with what was dropped counted."""
         stage = Stage(self._iteration(iteration) / "groups")
-        if stage.is_finished:
+        if self._is_done(stage):
             return read_rows(stage.path / "groups.jsonl", PreferenceGroup)
         selfplay, titles = self.config.selfplay, self.catalog.titles
         rng = derive_rng(self.config.seed, f"negatives/{iteration}")
@@ -188,7 +188,7 @@ class RayStages:
         """Continue ``init`` on the groups, measured against ``reference``."""
         stage = Stage(self._iteration(iteration) / "preference")
         name = f"iteration {iteration}: {self.config.preference.loss}"
-        if not stage.is_finished:
+        if not self._is_done(stage):
             phase = self._phase(stage, self.config.preference, init, reference)
             with self._stage(stage, name) as summary:
                 summary.update(self.engines.train(stage, phase, groups, name))
@@ -197,7 +197,7 @@ class RayStages:
     def evaluate(self, label: str, policy: AdapterCheckpoint | None) -> Callable[[], EvalResult]:
         """Begin to measure a policy, beside what comes next where that may be; returns what waits for the result."""
         stage = Stage(self.evaluations / label)
-        if stage.is_finished:
+        if self._is_done(stage):
             return lambda: as_eval_result(stage.summary["result"])
         self.engines.start(self.model_path)  # here, not in the thread, so that it is done once
         for earlier in self._pending:
@@ -214,7 +214,7 @@ class RayStages:
     def _sft(
         self, stage: Stage, init: AdapterCheckpoint | None, examples: Sequence[Example], *, version: int, name: str
     ) -> AdapterCheckpoint:
-        if not stage.is_finished:
+        if not self._is_done(stage):
             phase = self._phase(stage, self.config.sft if init is None else self.config.selfplay_sft, init, None)
             with self._stage(stage, name) as summary:
                 summary.update(self.engines.train(stage, phase, sft_groups(examples), name))
@@ -286,13 +286,13 @@ class RayStages:
 
     def decoding_engine(self) -> str:
         """Name and version of the engine that decoded the test rows."""
-        name: str = Stage(self.evaluations / "sft").summary["engine"]
-        return name
+        return str(Stage(self.evaluations / "sft").summary["engine"])
 
     def close(self) -> None:
         """Stop the engines that were started."""
         self._evaluations.shutdown(wait=False, cancel_futures=True)
         self.engines.close()
+        self._shared.close()
 
 
 def _by_example(rollouts: Sequence[Rollout]) -> dict[str, Rollout]:

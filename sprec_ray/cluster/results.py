@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def read_results(folder: Path) -> tuple[EvalResult, ...]:
 def write_results(config: RunConfig, folder: Path, results: list[EvalResult], *, engines: Mapping[str, str]) -> None:
     """Write results.json, metrics.jsonl and report.html from the files of the run."""
     rows = [dataclasses.asdict(result) for result in results]
-    versions = _versions()
+    installed = versions()
     training, metrics = _training_curves(config, folder)
     write_text(
         folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in [*metrics, *_evaluation_lines(results)])
@@ -49,7 +49,7 @@ def write_results(config: RunConfig, folder: Path, results: list[EvalResult], *,
             seed=config.seed,
             total_s=max((span.start_s + span.duration_s for span in spans), default=0.0),
             engines=engines,
-            versions=versions,
+            versions=installed,
             hardware={
                 "machine": f"{platform.machine()}, {os.cpu_count()} cores",
                 "system": platform.platform(terse=True),
@@ -72,18 +72,24 @@ def write_results(config: RunConfig, folder: Path, results: list[EvalResult], *,
     # Last, because a run with this file is finished.
     write_json(
         folder / "results.json",
-        {"results": rows, "engines": dict(engines), "versions": versions, "config": config_to_dict(config)},
+        {"results": rows, "engines": dict(engines), "versions": installed, "config": config_to_dict(config)},
     )
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+def write_results_of(split: str, folder: Path, results: Sequence[EvalResult]) -> None:
+    """Write results-<split>.json: what a run's policies measure on a split, without a report."""
+    write_json(folder / f"results-{split}.json", {"results": [dataclasses.asdict(result) for result in results]})
+
+
+def versions() -> dict[str, str]:
+    """Python and the installed packages that results depend on."""
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return versions
+    return found
 
 
 def _phases(config: RunConfig, folder: Path) -> dict[str, Path]:

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ import ray
 import yaml
 
 from sprec_ray.addresses import is_remote, without_options
-from sprec_ray.artifacts import MARKER, ArtifactError, Stage, read_json, write_json, write_text
+from sprec_ray.artifacts import MARKER, ArtifactError, Stage, read_json, write_text
 from sprec_ray.cluster.connection import init_ray as _init_ray
+from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.pipeline import RayStages, Split
 from sprec_ray.cluster.resources import check_resources, num_cpus
-from sprec_ray.cluster.results import read_results, write_results
+from sprec_ray.cluster.results import read_results, write_results, write_results_of
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import config_to_dict, flatten, read_yaml
 from sprec_ray.decoding.decoder import resolve_engine
@@ -36,6 +37,7 @@ LOCK = ".lock"
 MAY_CHANGE = (
     "selfplay.num_iterations",
     "output_dir",
+    "share_stages",
     *(f"{phase}.micro_batch_size" for phase in ("sft", "selfplay_sft", "preference")),
     *(
         f"training.{key}"
@@ -81,7 +83,7 @@ def train_selfplay(config: RunConfig) -> RunOutcome:
         address = address_of(config, "report.html")
         if _is_finished(config, folder):
             return RunOutcome(results=read_results(folder), report=report, address=address, was_finished=True)
-        with _stages(config, folder) as stages:
+        with open_stages(config, folder) as stages:
             stages.prepare()
             results = [*run_self_play(config, stages), *stages.evaluator.baselines()]
             engine = stages.decoding_engine()
@@ -100,17 +102,34 @@ def evaluate_on_valid(config: RunConfig) -> tuple[EvalResult, ...]:
     with open_run(config) as folder:
         if not _is_finished(config, folder):
             raise ConfigError(f"{folder} is not finished; run jobs.train_selfplay with the same arguments first")
-        with _stages(config, folder, split="valid") as stages:
+        with open_stages(config, folder, split="valid") as stages:
             results = [*run_self_play(config, stages), *stages.evaluator.baselines()]
-        write_json(folder / "results-valid.json", {"results": [dataclasses.asdict(result) for result in results]})
+        write_results_of("valid", folder, results)
         return tuple(results)
 
 
 def prepare_run(config: RunConfig) -> tuple[Path, dict[str, int]]:
     """Make the data of a run and nothing else; returns its folder and the counts. The run continues from it."""
-    with open_run(config) as folder, _stages(config, folder) as stages:
+    with open_run(config) as folder, open_stages(config, folder) as stages:
         stages.prepare()
         return folder / "data", read_json(folder / "data" / "counts.json")
+
+
+@contextmanager
+def ray_for(configs: Sequence[RunConfig]) -> Iterator[None]:
+    """A connection to Ray inside the block, for several runs, once each of them is known to find its files."""
+    for config in configs:
+        _check_paths(config)
+    reserving = {(config.training, config.decoding): config for config in configs}
+    largest_first = sorted(reserving.values(), key=lambda config: -num_cpus(config))
+    started_here = _connect(largest_first[0])
+    for config in largest_first[1:]:
+        _connect(config)  # checks what it reserves
+    try:
+        yield
+    finally:
+        if started_here:
+            ray.shutdown()
 
 
 @contextmanager
@@ -136,9 +155,11 @@ def open_run(config: RunConfig) -> Iterator[Path]:
 
 
 @contextmanager
-def _stages(config: RunConfig, folder: Path, *, split: Split = "test") -> Iterator[RayStages]:
+def open_stages(
+    config: RunConfig, folder: Path, *, split: Split = "test", kept: KeptEngines | None = None
+) -> Iterator[RayStages]:
     """The stages of a run on a cluster that runs already or is started for them."""
-    stages = RayStages(config, folder, split=split)
+    stages = RayStages(config, folder, split=split, kept=kept)
     with stages.clock.span("ray", "launch"):
         started_here = _connect(config)
     try:
@@ -248,8 +269,11 @@ def _check_same_run(config: RunConfig, folder: Path) -> None:
 
 
 def _labels(config: RunConfig) -> list[str]:
-    base = ["base"] if config.evaluation.base else []
-    return [*base, "sft", *(f"iteration-{iteration}" for iteration in range(config.selfplay.num_iterations))]
+    return [
+        *["base"] * config.evaluation.base,
+        "sft",
+        *(f"iteration-{iteration}" for iteration in range(config.selfplay.num_iterations)),
+    ]
 
 
 def _is_finished(config: RunConfig, folder: Path) -> bool:

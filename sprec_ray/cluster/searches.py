@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sprec_ray.config import RunConfig
+from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.data.sequences import derive_rng
 from sprec_ray.decoding.request import CatalogSearch
 
@@ -30,6 +30,21 @@ def evaluation_search(config: RunConfig) -> CatalogSearch | int:
     """What to decode for the rows that a policy is measured on; a text that is grounded is one answer."""
     grounded = config.evaluation.grounding in {"policy", "sentence"}
     return _most_probable(config, 1 if grounded else max(config.evaluation.k))
+
+
+def check_number_of_titles(config: RunConfig, num_titles: int) -> None:
+    """Raise ConfigError when more titles are asked for than the catalogue holds."""
+    # The target is no negative; a random replacement needs one title more that is not in the group yet.
+    most = num_titles - 1 - (config.selfplay.random_ratio > 0)
+    if config.selfplay.num_negatives > most:
+        raise ConfigError(
+            f"selfplay.num_negatives={config.selfplay.num_negatives} exceeds the {most} titles the catalogue "
+            "holds besides the target; lower it"
+        )
+    if max(config.evaluation.k) > num_titles:
+        raise ConfigError(
+            f"evaluation.k={max(config.evaluation.k)} exceeds the {num_titles} titles of the catalogue; lower it"
+        )
 
 
 def max_beam_width(config: RunConfig) -> int:

@@ -22,11 +22,21 @@ def title_text(title: str) -> str:
     return f'<bdi title="{escape(title)}">{escape(shown)}</bdi>'
 
 
+def cut(label: str, most: int) -> str:
+    """A label of at most ``most`` characters."""
+    return label if len(label) <= most else label[: most - 1] + "…"
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """A number for a table: ``n/a`` where it is undefined, a dash where it was not measured."""
     if value is None:
         return "–"
     return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def value_text(value: float) -> str:
+    """A metric where space is short: four decimals, two from 10 on, ``n/a`` where it is undefined."""
+    return number(value, 4 if not abs(value) >= 10 else 2)
 
 
 def seconds(value: float) -> str:
@@ -44,6 +54,28 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, css: str = "
         f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
     )
     return f'<div class="scroll"><table class="{css}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def page(title: str, style: str, body: str) -> str:
+    """A whole self-contained page; it is well-formed XML after its first line."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+        f"<title>{escape(title)}</title><style>{style}</style></head><body><main>{body}</main></body></html>\n"
+    )
+
+
+def header(title: str, command: str, facts: Iterable[tuple[str, object]]) -> str:
+    """The page's title, the command that made it, and facts by name; empty facts are left out."""
+    items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts if str(v))
+    shown = f"<pre><code>{escape(command)}</code></pre>" if command else ""
+    return f"<header><h1>{escape(title)}</h1>{shown}<dl>{items or '<div/>'}</dl></header>"
+
+
+def warnings(found: Iterable[str]) -> str:
+    """A box of warnings, or nothing without any."""
+    items = "".join(f"<li>{escape(text)}</li>" for text in found)
+    return f'<aside class="warning"><h2>Warnings</h2><ul>{items}</ul></aside>' if items else ""
 
 
 def section(name: str, heading: str, *parts: str) -> str:

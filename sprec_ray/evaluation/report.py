@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sprec_ray.artifacts import write_text
-from sprec_ray.evaluation.markup import escape, mapping_table, note, seconds, section, table
+from sprec_ray.evaluation.markup import escape, header, mapping_table, note, page, seconds, section, table, warnings
 from sprec_ray.evaluation.paper import PAPER_NOTES
 from sprec_ray.evaluation.report_sections import (
     dropped_tables,
@@ -79,7 +79,7 @@ def render_report(run: ReportData) -> str:
     body = "".join(
         [
             _header(run),
-            _warnings(run),
+            warnings(derive_warnings(run)),
             section("results", "Results", summary_tiles(run.results), _results(run)),
             section("stages", "Metrics over the stages", metric_plots(run.results)),
             section("items", "Most recommended", top_items_section(run.results)),
@@ -91,11 +91,7 @@ def render_report(run: ReportData) -> str:
             section("config", "Configuration and versions", _configuration(run)),
         ]
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f"<title>{escape(run.title)}</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>\n"
-    )
+    return page(run.title, STYLE, body)
 
 
 def derive_warnings(run: ReportData) -> list[str]:
@@ -133,15 +129,7 @@ def _header(run: ReportData) -> str:
         *run.engines.items(),
         *run.hardware.items(),
     ]
-    items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts if str(v))
-    command = f"<pre><code>{escape(run.command)}</code></pre>" if run.command else ""
-    return f"<header><h1>{escape(run.title)}</h1>{command}<dl>{items or '<div/>'}</dl></header>"
-
-
-def _warnings(run: ReportData) -> str:
-    found = derive_warnings(run)
-    items = "".join(f"<li>{escape(text)}</li>" for text in found)
-    return f'<aside class="warning"><h2>Warnings</h2><ul>{items}</ul></aside>' if found else ""
+    return header(run.title, run.command, facts)
 
 
 def _results(run: ReportData) -> str:

@@ -1,4 +1,4 @@
-"""The style sheet of the report; light and dark follow the reader's system."""
+"""The style sheets of the reports; light and dark follow the reader's system."""
 
 STYLE = """
 :root{color-scheme:light dark;--bg:#fbfbfa;--card:#fff;--fg:#1d2129;--muted:#68707d;--line:#e3e5e8;--grid:#eceef0;
@@ -78,3 +78,37 @@ details{margin:10px 0}summary{cursor:pointer;font-weight:500;padding:6px 0}
 @media (max-width:520px){main{padding:24px 14px 60px}.wide,.plots,.pair{grid-template-columns:1fr}}
 @media print{section{break-inside:avoid}}
 """
+
+SWEEP_STYLE = (
+    STYLE
+    + """
+.line.rest{stroke:var(--muted);stroke-opacity:.45}.dot.rest{fill:var(--muted)}.swatch.rest{background:var(--muted)}
+.line.d1{stroke-dasharray:7 3}.line.d2{stroke-dasharray:2 3}.line.d3{stroke-dasharray:9 3 2 3}
+.line.thin{stroke-width:1;stroke-opacity:.7}.line.bold{stroke-width:3.4}.line.key{stroke:var(--fg)}
+.dot.s0{stroke:var(--s0)}.dot.s1{stroke:var(--s1)}.dot.s2{stroke:var(--s2)}.dot.s3{stroke:var(--s3)}
+.dot.rest{stroke:var(--muted)}.dot.hollow{fill:var(--bg);stroke-width:1.5}
+.dot.ring{fill:none;stroke:var(--fg);stroke-width:1.6}
+.swatch{border-radius:6px}
+.swatch.hollow{background:none;border:1.5px solid var(--muted)}
+.swatch.ring{background:none;border:1.6px solid var(--fg)}
+.stroke{display:inline-block;width:30px;height:8px;margin-right:5px;vertical-align:1px}
+p.legend{margin:0 0 14px}
+svg .label{fill:var(--fg)}
+.cell{fill:var(--s0)}.cell.empty{fill:none;stroke:var(--line);stroke-dasharray:4 3}
+rect.chosen{fill:none;stroke:var(--fg);stroke-width:2}
+svg .value{font-size:12px;fill:var(--fg);font-variant-numeric:tabular-nums}svg .mark{font-size:10.5px;fill:var(--muted)}
+.scale{display:flex;flex-wrap:wrap;gap:0 14px;justify-content:space-between;margin:2px 0 0;color:var(--muted);
+font-size:12px}
+.ramp{display:inline-block;width:60px;height:9px;margin:0 6px;border-radius:2px;
+background:linear-gradient(90deg,transparent,var(--s0));opacity:.6}
+.floor{min-width:640px}
+.state{color:var(--muted)}.state.failed{color:var(--s1);font-weight:600}
+tr.chosen>*{background:var(--best)}
+ol.commands{padding:0;margin:0;list-style:none}ol.commands li{margin:0 0 14px}ol.commands b{font-weight:500}
+ol.commands pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:4px 0 0}
+.maps{row-gap:30px}main{max-width:1240px}
+table.dense{font-size:13px}table.dense th,table.dense td{padding:6px 6px}
+.plots+.plots{margin-top:26px}.narrow{max-width:920px}
+"""
+)
+"""The same with what only the page of a sweep shows."""

@@ -24,6 +24,20 @@ DISPLAY_NAMES = {
     "valid": "valid",
 }
 LOWER_IS_BETTER = {"or_ratio", "mgu", "dgu", "mgu_whole", "dgu_whole"}
+UNITS = {
+    "hr": "share of rows",
+    "ndcg": "mean gain, 0 to 1",
+    "div_ratio": "share of places",
+    "or_ratio": "share of places",
+    "mgu": "mean gap in share",
+    "dgu": "range of gaps in share",
+    "mgu_whole": "mean gap in share",
+    "dgu_whole": "range of gaps in share",
+    "mrr": "mean of 1 / rank",
+    "target_logp": "nats",
+    "valid": "share of answers",
+    "mass": "probability",
+}
 _POLICY = re.compile(r"base|sft|iteration-\d+")
 
 
@@ -40,10 +54,31 @@ class Column:
         return f"{self.name}@{self.k}" if self.k else self.name
 
     @property
+    def title(self) -> str:
+        """The metric's name for people."""
+        name = DISPLAY_NAMES.get(self.name, self.name)
+        return f"{name}@{self.k}" if self.k else name
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a smaller value is the better one."""
+        return self.name in LOWER_IS_BETTER
+
+    @property
     def heading(self) -> str:
         """The metric's name with an arrow that points to better."""
-        arrow = "↓" if self.name in LOWER_IS_BETTER else "↑"
-        return f"{DISPLAY_NAMES[self.name]}@{self.k} {arrow}" if self.k else f"{DISPLAY_NAMES[self.name]} {arrow}"
+        return f"{self.title} {'↓' if self.lower_is_better else '↑'}"
+
+    @property
+    def unit(self) -> str:
+        """What the numbers count; empty for a metric without a display name."""
+        return UNITS.get(self.name, "")
+
+    @property
+    def meaning(self) -> str:
+        """The unit and which direction is better, in words."""
+        direction = f"{'lower' if self.lower_is_better else 'higher'} is better"
+        return f"{self.unit}, {direction}" if self.unit else direction
 
 
 def is_policy(result: EvalResult) -> bool:
@@ -63,6 +98,20 @@ def columns(results: Sequence[EvalResult]) -> list[Column]:
     wanted += [Column(name=name, k=k) for name in ("div_ratio", "or_ratio", "mgu") for k in ks]
     wanted += [Column(name=name) for name in ("mrr", "target_logp", "valid")]
     return [column for column in wanted if any(column.key in result.metrics for result in results)]
+
+
+def all_columns(results: Sequence[EvalResult]) -> list[Column]:
+    """Every measured metric, those with a display name first; standard errors are not metrics."""
+    keys = dict.fromkeys(key for result in results for key in result.metrics)
+    known = [Column(name=name, k=k) for name in DISPLAY_NAMES for k in (0, *places(results))]
+    others = [column_of(key) for key in keys if not key.startswith("hr_se")]
+    return list(dict.fromkeys([*(column for column in known if column.key in keys), *others]))
+
+
+def column_of(key: str) -> Column:
+    """The column of a metric's key, ``ndcg@5``. A name that has no display name is shown as it is."""
+    name, _, k = key.partition("@")
+    return Column(name=name, k=int(k)) if k.isdecimal() else Column(name=key)
 
 
 def cell(result: EvalResult, column: Column) -> str:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from sprec_ray.evaluation.markup import note
-from sprec_ray.evaluation.svg import Axes, Point, Series, line_plot
+from sprec_ray.evaluation.svg import Axes, Series, line_plot
+from sprec_ray.evaluation.svg_labels import Point
 
 Steps = Sequence[Mapping[str, float]]
 Training = Mapping[str, Steps]

@@ -1,4 +1,4 @@
-"""Small plots as inline SVG: lines, paired bars and a timeline. Colours come from the page's style sheet."""
+"""Small plots as inline SVG: lines, points, paired bars and a timeline. Colours come from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -6,19 +6,31 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from sprec_ray.evaluation.markup import escape
-
-Point = tuple[float, float]
+from sprec_ray.evaluation.markup import cut, escape
+from sprec_ray.evaluation.svg_labels import Point, place_labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One line. NaN in ``points`` breaks it; ``errors`` draws a bar of that half height at each point."""
+    """One line, or points without one. NaN in ``points`` breaks it.
+
+    ``errors`` draws a bar of that half height at each point.
+    """
 
     name: str
     points: Sequence[Point]
     errors: Sequence[float] = ()
     markers: bool = False
+    joined: bool = True
+    """False draws only the markers."""
+    css: str = ""
+    """Classes of the line and its markers; empty takes the next of four colours."""
+    radius: float = 3.0
+    """Of the markers, in pixels."""
+    labels: Sequence[str] = ()
+    """A text beside each point; empty texts are left out, and those that find no room."""
+    hints: Sequence[str] = ()
+    """What a pointer over each marker shows; without them name and value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +45,10 @@ class Axes:
     references: Sequence[tuple[str, float]] = ()
     """Dashed horizontal lines with a name: baselines."""
     from_zero: bool = True
+    x_title: str = ""
+    y_title: str = ""
+    legend: bool = True
+    """Whether the names of two or more series are shown; a series without a name never is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,14 +76,21 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
+def number_ticks(values: Sequence[float]) -> list[tuple[float, str]]:
+    """Labelled ticks for an x axis that covers the finite values; none without any."""
+    finite = [value for value in values if math.isfinite(value)]
+    return [(value, f"{value:g}") for value in ticks(*_widened(min(finite), max(finite)), 6)] if finite else []
+
+
 def line_plot(title: str, series: Sequence[Series], axes: Axes) -> str:
     """A titled line plot as a ``figure`` element; without a finite point, an empty string."""
     finite = [point for line in series for point in line.points if math.isfinite(point[1])]
     if not finite:
         return ""
     y_ticks = ticks(*_value_range(series, axes))
-    left, right, top, bottom = 44, axes.width - (64 if axes.references else 10), 10, axes.height - 24
-    xs = [x for line in series for x, _ in line.points]
+    left, right = (60 if axes.y_title else 44), axes.width - (64 if axes.references else 10)
+    top, bottom = 10, axes.height - (42 if axes.x_title else 24)
+    xs = [x for line in series for x, _ in line.points] + [x for x, _ in axes.x_ticks]
     x_low, x_high = (min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 1, max(xs) + 1)
     inset = 12 if any(line.markers for line in series) else 0
 
@@ -83,12 +106,20 @@ def line_plot(title: str, series: Sequence[Series], axes: Axes) -> str:
         for x in axes.separators
     ]
     parts += [
-        f'<text class="tick" text-anchor="middle" x="{place(x, 0)[0]:.1f}" y="{axes.height - 8}">{escape(label)}</text>'
+        f'<text class="tick" text-anchor="middle" x="{place(x, 0)[0]:.1f}" y="{bottom + 16}">{escape(label)}</text>'
         for x, label in axes.x_ticks
     ]
+    parts += [axis_titles(axes.x_title, axes.y_title, (left + right) / 2, (top + bottom) / 2, axes.height - 4)]
     parts += _references(axes.references, place, left, right)
     parts += [_line(line, index, place) for index, line in enumerate(series)]
-    return _figure(title, axes.width, axes.height, "".join(parts), [line.name for line in series])
+    placed = [(*place(*point), text) for line in series for point, text in _labelled(line)]
+    if placed:
+        drawn = [[place(*point) for point in line.points if math.isfinite(point[1])] for line in series]
+        paths = [points for line, points in zip(series, drawn, strict=True) if line.joined]
+        dots = [point for line, points in zip(series, drawn, strict=True) if line.markers for point in points]
+        parts += place_labels(placed, dots, paths, box=(left, top, right, bottom))
+    legend = [(_css(line, index), line.name) for index, line in enumerate(series) if line.name and axes.legend]
+    return figure(title, (axes.width, axes.height), "".join(parts), legend=legend)
 
 
 def paired_bars(title: str, names: tuple[str, str], rows: Sequence[tuple[str, float, float]]) -> str:
@@ -112,7 +143,7 @@ def paired_bars(title: str, names: tuple[str, str], rows: Sequence[tuple[str, fl
     for index, (label, *pair) in enumerate(rows):
         y = index * row_height
         parts.append(
-            f'<text class="name" text-anchor="end" x="{left - 12}" y="{y + 18}">{escape(_cut(label, 40))}</text>'
+            f'<text class="name" text-anchor="end" x="{left - 12}" y="{y + 18}">{escape(cut(label, 40))}</text>'
         )
         for offset, (css, value) in enumerate(zip(("bar before", "bar after"), pair, strict=True)):
             if math.isfinite(value):
@@ -121,14 +152,15 @@ def paired_bars(title: str, names: tuple[str, str], rows: Sequence[tuple[str, fl
                     f'<rect class="{css}" x="{x:.1f}" y="{y + 4 + 11 * offset}" width="{max(span, 0.5):.1f}" '
                     f'height="10" rx="1"><title>{escape(label)}: {value:+.4f}</title></rect>'
                 )
-    return _figure(title, width, height, "".join(parts), names, swatch="bars")
+    legend = list(zip(("before", "after"), names, strict=True))
+    return figure(title, (width, height), "".join(parts), legend=legend)
 
 
-def timeline(lanes: Sequence[tuple[str, Sequence[Bar]]], total_s: float) -> str:
-    """One row per lane with its bars from 0 to ``total_s`` seconds, as a ``figure``."""
+def timeline(lanes: Sequence[tuple[str, Sequence[Bar]]], total_s: float, *, left: int = 190) -> str:
+    """One row per lane with its bars from 0 to ``total_s`` seconds, as a ``figure``; names take ``left`` pixels."""
     if not lanes or total_s <= 0:
         return ""
-    width, left, row_height = 960, 190, 20
+    width, row_height = 960, 20
     height = len(lanes) * row_height + 24
     marks = [value for value in ticks(0.0, total_s, 8) if value <= total_s]
 
@@ -141,21 +173,28 @@ def timeline(lanes: Sequence[tuple[str, Sequence[Bar]]], total_s: float) -> str:
         for value in marks
     ]
     for index, (label, bars) in enumerate(lanes):
-        y = index * row_height
-        parts.append(
-            f'<text class="name" text-anchor="end" x="{left - 10}" y="{y + 14}">{escape(_cut(label, 30))}</text>'
-        )
+        y, shown = index * row_height, escape(cut(label, (left - 10) // 7))
+        parts.append(f'<text class="name" text-anchor="end" x="{left - 10}" y="{y + 14}">{shown}</text>')
         parts += [
             f'<rect class="{escape(bar.css)}" x="{place(bar.start_s):.1f}" y="{y + 4}" height="13" rx="1.5" '
             f'width="{max(bar.duration_s / total_s * (width - left - 24), 1):.1f}">'
             f"<title>{escape(bar.hint)}</title></rect>"
             for bar in bars
         ]
-    return _figure("", width, height, "".join(parts), ())
+    return figure("", (width, height), "".join(parts))
 
 
-def _cut(label: str, most: int) -> str:
-    return label if len(label) <= most else label[: most - 1] + "…"
+def axis_titles(x_title: str, y_title: str, x: float, y: float, baseline: float) -> str:
+    """The axes' names: one centred at ``x`` on ``baseline``, one upright at the left edge, centred at ``y``."""
+    parts = []
+    if x_title:
+        parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{baseline:.1f}">{escape(x_title)}</text>')
+    if y_title:
+        parts.append(
+            f'<text class="tick" text-anchor="middle" transform="rotate(-90 11 {y:.1f})" x="11" y="{y:.1f}">'
+            f"{escape(y_title)}</text>"
+        )
+    return "".join(parts)
 
 
 def _value_range(series: Sequence[Series], axes: Axes) -> tuple[float, float]:
@@ -167,7 +206,13 @@ def _value_range(series: Sequence[Series], axes: Axes) -> tuple[float, float]:
                 half = error if math.isfinite(error) else 0.0
                 values += [y - half, y + half]
     low, high = min(values), max(values)
-    return (min(0.0, low), max(0.0, high)) if axes.from_zero else (low, high)
+    return (min(0.0, low), max(0.0, high)) if axes.from_zero else _widened(low, high)
+
+
+def _widened(low: float, high: float) -> Point:
+    """A range that is a single value, or next to it, with room on both sides."""
+    room = 0.02 * max(abs(low), abs(high)) or 0.01
+    return (low, high) if high - low > 1e-6 * room else (low - room, high + room)
 
 
 def _grid(y_ticks: Sequence[float], place: Callable[[float, float], Point], left: int, right: int) -> str:
@@ -193,13 +238,13 @@ def _references(
         label_y = max(y + 3.5, label_y + 11)
         parts.append(
             f'<line class="reference" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="tick" x="{right + 5}" y="{label_y:.1f}">{escape(_cut(name, 11))}</text>'
+            f'<text class="tick" x="{right + 5}" y="{label_y:.1f}">{escape(cut(name, 11))}</text>'
         )
     return parts
 
 
 def _line(line: Series, index: int, place: Callable[[float, float], Point]) -> str:
-    css = f"s{index % 4}"
+    css = _css(line, index)
     commands, pen = [], "M"
     marks = []
     for position, (x, y) in enumerate(line.points):
@@ -213,21 +258,33 @@ def _line(line: Series, index: int, place: Callable[[float, float], Point]) -> s
             low, high = place(x, y - line.errors[position])[1], place(x, y + line.errors[position])[1]
             marks.append(f'<line class="error {css}" x1="{px:.1f}" x2="{px:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
         if line.markers:
-            hint = f"{escape(line.name)}: {y:.4f}"
-            marks.append(f'<circle class="dot {css}" cx="{px:.1f}" cy="{py:.1f}" r="3"><title>{hint}</title></circle>')
-    return f'<path class="line {css}" d="{" ".join(commands)}"/>' + "".join(marks)
+            hint = escape(line.hints[position] if line.hints else f"{line.name}: {y:.4f}")
+            place_and_size = f'cx="{px:.1f}" cy="{py:.1f}" r="{line.radius:g}"'
+            marks.append(f'<circle class="dot {css}" {place_and_size}><title>{hint}</title></circle>')
+    path = f'<path class="line {css}" d="{" ".join(commands)}"/>' if line.joined else ""
+    return path + "".join(marks)
 
 
-def _figure(title: str, width: int, height: int, content: str, names: Sequence[str], swatch: str = "lines") -> str:
-    legend = ""
-    if len(names) > 1:
-        css = [f"s{index % 4}" if swatch == "lines" else ("before", "after")[index % 2] for index in range(len(names))]
-        entries = "".join(
-            f'<span><i class="swatch {c}"></i>{escape(name)}</span>' for c, name in zip(css, names, strict=True)
-        )
-        legend = f'<span class="legend">{entries}</span>'
-    caption = f"<figcaption>{escape(title)}{legend}</figcaption>" if title or legend else ""
+def _labelled(line: Series) -> list[tuple[Point, str]]:
+    pairs = zip(line.points, line.labels, strict=True) if line.labels else ()
+    return [(point, text) for point, text in pairs if text and math.isfinite(point[1])]
+
+
+def _css(line: Series, index: int) -> str:
+    return line.css or f"s{index % 4}"
+
+
+def figure(
+    title: str, size: tuple[int, int], content: str, *, legend: Sequence[tuple[str, str]] = (), footer: str = ""
+) -> str:
+    """A drawing of ``size`` pixels below its title, with HTML below it.
+
+    ``legend`` holds pairs of classes and name; it is shown when there are two or more.
+    """
+    entries = "".join(f'<span><i class="swatch {css}"></i>{escape(name)}</span>' for css, name in legend)
+    shown = f'<span class="legend">{entries}</span>' if len(legend) > 1 else ""
+    caption = f"<figcaption>{escape(title)}{shown}</figcaption>" if title or shown else ""
     return (
-        f'<figure>{caption}<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{content}</svg>'
-        "</figure>"
+        f'<figure>{caption}<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(title)}">{content}'
+        f"</svg>{footer}</figure>"
     )

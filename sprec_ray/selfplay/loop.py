@@ -47,13 +47,24 @@ def reference_of(
     return {"post_sft": post_sft, "pre_sft": pre_sft, "sft0": sft0, "base": None}[name]
 
 
-def run_self_play(config: RunConfig, stages: Stages) -> list[EvalResult]:
-    """Alternate SFT with DPO against the policy's own predictions; returns the metrics of every policy in order."""
+def run_self_play(
+    config: RunConfig, stages: Stages, *, on_result: Callable[[EvalResult], None] | None = None
+) -> list[EvalResult]:
+    """Alternate SFT with DPO against the policy's own predictions; returns the metrics of every policy in order.
+
+    ``on_result`` is told the metrics of a trained policy before anything is built on it; what it raises ends the loop.
+    """
     evaluations = []
+
+    def evaluate(label: str, policy: AdapterCheckpoint) -> None:
+        evaluations.append(stages.evaluate(label, policy))
+        if on_result is not None:
+            on_result(evaluations[-1]())
+
     if config.evaluation.base:
         evaluations.append(stages.evaluate("base", None))
     policy = sft0 = stages.first_sft()
-    evaluations.append(stages.evaluate("sft", policy))
+    evaluate("sft", policy)
     for iteration in range(config.selfplay.num_iterations):
         examples = stages.sample(iteration)
         # Decoding needs only the policy before this iteration's SFT, so the SFT may run beside it.
@@ -64,5 +75,5 @@ def run_self_play(config: RunConfig, stages: Stages) -> list[EvalResult]:
             reference = reference_of(config.preference.reference, pre_sft=policy, post_sft=trained, sft0=sft0)
             trained = stages.train_preferences(iteration, trained, reference, groups)
         policy = trained
-        evaluations.append(stages.evaluate(f"iteration-{iteration}", policy))
+        evaluate(f"iteration-{iteration}", policy)
     return [evaluation() for evaluation in evaluations]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from sprec_ray.config import PhaseConfig, PreferenceConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +69,15 @@ def learning_rate(step: int, num_steps: int, *, peak: float, num_warmup_steps: i
     if step < num_warmup_steps:
         return peak * (step + 1) / num_warmup_steps
     return peak * (num_steps - step) / (num_steps - num_warmup_steps)
+
+
+def warn_of_short_phase(settings: PhaseConfig | PreferenceConfig, num_rows: int, name: str) -> None:
+    """Log a warning when a phase ends before its learning rate has reached the peak."""
+    num_steps = settings.num_epochs * -(-num_rows // settings.global_batch_size)
+    if num_steps <= settings.num_warmup_steps:
+        logger.warning(
+            "%s: all %d steps are warm-up (num_warmup_steps=%d), so the learning rate stays below its peak",
+            name,
+            num_steps,
+            settings.num_warmup_steps,
+        )

@@ -1,0 +1,77 @@
+"""What a sweep's trials left on disk, as the records of its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from sprec_ray.artifacts import MARKER, Stage, as_eval_result
+from sprec_ray.cluster.sharing import origin
+from sprec_ray.cluster.timeline import read_timeline
+from sprec_ray.config_sweep import ParameterConfig, SweepConfig, Trial, trial_command
+from sprec_ray.evaluation.sweep_results import Status, SweepParameter, TrialRecord
+from sprec_ray.types import EvalResult
+
+
+def trial_record(
+    sweep: SweepConfig, trial: Trial, folder: Path, *, status: Status = "unfinished", error: str = ""
+) -> TrialRecord:
+    """The record of a trial whose run is in ``folder``. It is finished when its results are there, else ``status``."""
+    is_finished = (folder / f"results-{sweep.split}.json").is_file()
+    shared = {
+        marker.parent.relative_to(folder).as_posix(): run
+        for marker in sorted(folder.rglob(MARKER))
+        if (run := origin(marker.parent)) is not None
+    }
+    spans = read_timeline(folder)
+    seconds: dict[str, float] = {}
+    for span in spans:
+        seconds[span.kind] = seconds.get(span.kind, 0.0) + span.duration_s
+    return TrialRecord(
+        name=trial.name,
+        parameters=trial.parameters,
+        status="finished" if is_finished else status,
+        error="" if is_finished else error,
+        results=_results(sweep, trial, folder),
+        seconds=seconds,
+        total_s=max((span.start_s + span.duration_s for span in spans), default=0.0),
+        shared=tuple(shared),
+        shared_s=sum(_seconds_of(stage, run) for stage, run in shared.items()) if shared else None,
+        command=trial_command(sweep, trial),
+    )
+
+
+def sweep_parameter(name: str, parameter: ParameterConfig) -> SweepParameter:
+    """A parameter as the report shows it."""
+    return SweepParameter(name=name, values=parameter.values, low=parameter.low, high=parameter.high, log=parameter.log)
+
+
+def evaluations_folder(split: str) -> str:
+    """The folder of the evaluations on a split, in a run."""
+    return "evaluations" if split == "test" else f"evaluations-{split}"
+
+
+def _results(sweep: SweepConfig, trial: Trial, folder: Path) -> tuple[EvalResult, ...]:
+    labels = ["sft", *(f"iteration-{index}" for index in range(trial.config.selfplay.num_iterations))]
+    stages = [Stage(folder / evaluations_folder(sweep.split) / label) for label in labels]
+    return tuple(as_eval_result(stage.summary["result"]) for stage in stages if stage.is_finished)
+
+
+def _seconds_of(stage: str, run: Path) -> float:
+    """Seconds that a run spent on a stage, of the spans that the stage's name heads."""
+    first, _, second = stage.partition("/")
+    names: Mapping[str, str] = {"rollouts": "negatives"}
+    if first.startswith("evaluations"):
+        heads = (f"{second}: ",)
+    elif first.startswith("iteration-") and second != "preference":
+        heads = (f"{first.replace('-', ' ')}: {names.get(second, second)}",)
+    else:
+        heads = (first,)
+    if second == "preference":
+        return sum(span.duration_s for span in read_timeline(run) if _is_preference(span.name, first))
+    return sum(span.duration_s for span in read_timeline(run) if span.name.startswith(heads))
+
+
+def _is_preference(name: str, iteration: str) -> bool:
+    head, _, what = name.partition(": ")
+    return head == iteration.replace("-", " ") and what not in {"sft", "negatives"}

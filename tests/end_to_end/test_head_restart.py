@@ -1,0 +1,51 @@
+"""A cluster whose head node is lost in the middle of a run, started again, and given the same command."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ray_nodes import kill_tree, ray_nodes
+
+from sprec_ray.artifacts import MARKER, PARTIAL, read_json
+from sprec_ray.cluster.run import train_selfplay
+from sprec_ray.config import RunConfig
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+
+SETTINGS = ("training.save_steps=2", "sft.num_epochs=60", "evaluation.base=false")
+ADAPTER = Path("iteration-0") / "preference" / "adapter_model.safetensors"
+
+
+def test_a_run_goes_on_after_the_head_was_restarted(
+    tiny_file: Path, tiny: Callable[..., RunConfig], output_dir: Path, tmp_path: Path
+) -> None:
+    """The head dies in the middle of the SFT, with the driver on the same machine, as at a loss of power."""
+    expected = train_selfplay(tiny("head-alive", *SETTINGS))
+    arguments = [str(tiny_file), f"output_dir={output_dir}", "name=head-lost", *SETTINGS]
+    folder = output_dir / "head-lost"
+    state = folder / "sft" / PARTIAL / "state.safetensors"
+    with ray_nodes("--num-cpus=3") as cluster:
+        cluster.wait_for(1)
+        job = cluster.begin("jobs.train_selfplay", *arguments, log=tmp_path / "log")
+        wait_for(state, job)
+        cluster.kill(cluster.nodes[0])
+        kill_tree(job.pid)
+        job.wait()
+    with ray_nodes("--num-cpus=3") as cluster:
+        cluster.wait_for(1)
+        again = cluster.run("jobs.train_selfplay", *arguments)
+        assert again.returncode == 0, again.stderr[-3000:]
+    assert read_json(folder / "sft" / MARKER)["summary"]["num_resumed_steps"] > 0
+    assert (folder / ADAPTER).read_bytes() == (expected.report.parent / ADAPTER).read_bytes()
+
+
+def wait_for(file: Path, job: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 300
+    while not file.exists():
+        assert job.poll() is None, "the job ended before the head could be lost"
+        assert time.monotonic() < deadline, f"{file} was not written"
+        time.sleep(0.05)
