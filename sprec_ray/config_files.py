@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from sprec_ray.addresses import holds_credentials
 from sprec_ray.config import ConfigError, RunConfig
+from sprec_ray.storage.addresses import holds_credentials
 
 _ADAPTER = TypeAdapter(RunConfig)
 

@@ -15,7 +15,7 @@ from sprec_ray.config import PhaseConfig, RunConfig
 from sprec_ray.config_files import config_to_dict
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import render_prompt, render_response
-from sprec_ray.mirror import Mirror
+from sprec_ray.storage.mirror import Mirror
 from sprec_ray.training.phase import Phase
 from sprec_ray.types import Example, PreferenceGroup
 

@@ -26,8 +26,8 @@ from sprec_ray.config import PhaseConfig, PreferenceConfig, RunConfig
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import parse_response
 from sprec_ray.data.sequences import derive_rng
-from sprec_ray.mirror import open_mirror
 from sprec_ray.selfplay.negatives import mix_random, random_groups, self_play_groups
+from sprec_ray.storage.mirror import open_mirror
 from sprec_ray.training.phase import Phase
 from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, PreferenceGroup, Rollout
 

@@ -16,7 +16,6 @@ from typing import Any
 import ray
 import yaml
 
-from sprec_ray.addresses import is_remote, without_options
 from sprec_ray.artifacts import MARKER, ArtifactError, Stage, read_json, write_text
 from sprec_ray.cluster.connection import init_ray as _init_ray
 from sprec_ray.cluster.kept import KeptEngines
@@ -26,8 +25,9 @@ from sprec_ray.cluster.results import read_results, write_results, write_results
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import config_to_dict, flatten, read_yaml
 from sprec_ray.decoding.decoder import resolve_engine
-from sprec_ray.mirror import open_mirror, working_folder
 from sprec_ray.selfplay.loop import run_self_play
+from sprec_ray.storage.addresses import is_remote, without_options
+from sprec_ray.storage.mirror import open_mirror, working_folder
 from sprec_ray.types import EvalResult
 
 logger = logging.getLogger(__name__)

@@ -107,7 +107,6 @@ def work(settings: dict[str, Any]) -> None:
                 logger.exception("task %d failed", index)
                 ray.get(mailbox.finish.remote(index, ("failed", f"{type(error).__name__}: {error}")))
             raise  # the others may wait in a collective: only ending the group frees them
-        ray.train.report({"task": index})
         if worker.rank == 0:
             ray.get(mailbox.finish.remote(index, ("done", result)))
         index += 1

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.addresses import lasting
 from sprec_ray.artifacts import write_json
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import parse_response
@@ -26,6 +25,7 @@ from sprec_ray.evaluation.evaluate import (
 from sprec_ray.evaluation.grounding import Embedder, sentence_embedder, text_to_ground
 from sprec_ray.evaluation.metrics import NUM_OVER_RECOMMENDED, compute_metrics, recommendation_counts
 from sprec_ray.evaluation.report_tables import format_table
+from sprec_ray.storage.addresses import lasting
 from sprec_ray.types import EvalResult, Item
 
 USAGE = "predictions=FILE catalog=DIR [grounded=FILE] [embedding=MODEL_OR_PATH] [k=1,5] out=FILE"

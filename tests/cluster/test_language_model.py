@@ -8,7 +8,7 @@ from sprec_ray.cluster.language_model import pretrained_model
 from sprec_ray.cluster.worker import TextSettings
 from sprec_ray.config_files import load_config
 from sprec_ray.data.catalog import Catalog
-from sprec_ray.mirror import Mirror
+from sprec_ray.storage.mirror import Mirror
 from sprec_ray.training.phase import Phase
 from sprec_ray.types import Example
 

@@ -13,8 +13,8 @@ from sprec_ray.artifacts import MARKER
 from sprec_ray.cluster.run import RunOutcome, run_folder, train_selfplay
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import load_config
-from sprec_ray.mirror import Mirror
-from sprec_ray.storage import Storage, open_storage
+from sprec_ray.storage.files import Storage, open_storage
+from sprec_ray.storage.mirror import Mirror
 
 Make = Callable[..., RunConfig]
 

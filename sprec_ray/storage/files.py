@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from pyarrow import fs
 
-from sprec_ray.addresses import without_options
 from sprec_ray.config import ConfigError
+from sprec_ray.storage.addresses import without_options
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import pytest
 from storage_fakes import Unreliable, mirror_of, unreliable
 
 from sprec_ray.artifacts import MARKER, Stage, write_text
-from sprec_ray.mirror import Mirror, open_mirror, working_folder
-from sprec_ray.storage import Storage, StorageError
+from sprec_ray.storage.files import Storage, StorageError
+from sprec_ray.storage.mirror import Mirror, open_mirror, working_folder
 
 
 @pytest.fixture

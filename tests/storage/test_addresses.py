@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sprec_ray.addresses import holds_credentials, is_remote, lasting, without_options
 from sprec_ray.config import ConfigError
 from sprec_ray.config_files import load_config, make_config
+from sprec_ray.storage.addresses import holds_credentials, is_remote, lasting, without_options
 
 SECRET = "wJalrXUtnFEMI"
 

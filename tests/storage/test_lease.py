@@ -9,7 +9,7 @@ import pytest
 from storage_fakes import unreliable
 
 from sprec_ray.config import ConfigError
-from sprec_ray.lease import LEASE, hold_lease
+from sprec_ray.storage.lease import LEASE, hold_lease
 
 ELSEWHERE = {"owner": "another", "host": "elsewhere", "pid_namespace": 1, "pid": 7, "time": 0.0}
 

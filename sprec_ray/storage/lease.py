@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sprec_ray.config import ConfigError
-from sprec_ray.storage import Storage, StorageError
+from sprec_ray.storage.files import Storage, StorageError
 
 logger = logging.getLogger(__name__)
 

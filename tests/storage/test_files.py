@@ -6,7 +6,7 @@ import pytest
 from storage_fakes import unreliable
 
 from sprec_ray.config import ConfigError
-from sprec_ray.storage import StorageError, open_storage
+from sprec_ray.storage.files import StorageError, open_storage
 
 
 def test_a_file_comes_back_as_it_was_written(tmp_path: Path) -> None:

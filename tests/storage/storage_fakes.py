@@ -7,8 +7,8 @@ from typing import Any
 
 from pyarrow import fs
 
-from sprec_ray.mirror import Mirror
-from sprec_ray.storage import Storage
+from sprec_ray.storage.files import Storage
+from sprec_ray.storage.mirror import Mirror
 
 
 class Unreliable(fs.FSSpecHandler):
