@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from sprec_ray.artifacts import MARKER, Stage, as_eval_result
@@ -58,20 +57,17 @@ def _results(sweep: SweepConfig, trial: Trial, folder: Path) -> tuple[EvalResult
 
 
 def _seconds_of(stage: str, run: Path) -> float:
-    """Seconds that a run spent on a stage, of the spans that the stage's name heads."""
+    """Seconds that a run spent on a stage, by the names of its spans."""
+    return sum(span.duration_s for span in read_timeline(run) if _is_of(stage, span.name))
+
+
+def _is_of(stage: str, span: str) -> bool:
+    """Whether a span is of a stage: ``iteration 0: softmax_dpo`` of ``iteration-0/preference``."""
     first, _, second = stage.partition("/")
-    names: Mapping[str, str] = {"rollouts": "negatives"}
     if first.startswith("evaluations"):
-        heads = (f"{second}: ",)
-    elif first.startswith("iteration-") and second != "preference":
-        heads = (f"{first.replace('-', ' ')}: {names.get(second, second)}",)
-    else:
-        heads = (first,)
-    if second == "preference":
-        return sum(span.duration_s for span in read_timeline(run) if _is_preference(span.name, first))
-    return sum(span.duration_s for span in read_timeline(run) if span.name.startswith(heads))
-
-
-def _is_preference(name: str, iteration: str) -> bool:
-    head, _, what = name.partition(": ")
-    return head == iteration.replace("-", " ") and what not in {"sft", "negatives"}
+        return span.startswith(f"{second}: ")
+    if not second:
+        return span == first
+    head, _, what = span.partition(": ")
+    kind = {"sft": "sft", "negatives": "rollouts"}.get(what, "" if ": " in what else "preference")  # its loss's name
+    return head == first.replace("-", " ") and kind == second
