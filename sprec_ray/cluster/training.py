@@ -25,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sprec_ray.artifacts import write_bytes
 from sprec_ray.cluster.hardware import computes_on_gpu, environment
 from sprec_ray.cluster.mailbox import Mailbox
+from sprec_ray.cluster.orphans import remove_orphaned_groups
 from sprec_ray.cluster.progress import StepProgress
 from sprec_ray.cluster.worker import EmbedTask, TrainTask, work
 from sprec_ray.config import TrainingConfig
@@ -58,16 +59,32 @@ class TrainingSession:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
         self._error: BaseException | None = None
+        self._is_closing = False
         self._started_at, self._launch_told = time.time(), False
         self._thread = threading.Thread(target=self._fit, args=(storage,), name="ray-train", daemon=True)
         self._thread.start()
 
     def _fit(self, storage: Path) -> None:
+        """Have the group run until it is closed, started again when its controller dies: that ends the workers too."""
+        for _ in range(1 + self._training.max_failures):
+            try:
+                self._trainer(storage).fit()
+                return
+            except ray.exceptions.RayActorError as error:
+                self._error = error
+                if self._is_closing:
+                    return
+                remove_orphaned_groups()
+            except Exception as error:
+                self._error = error
+                return
+
+    def _trainer(self, storage: Path) -> Any:
         training = self._training
         resources = {"CPU": training.cpus_per_worker}
         if training.gpus_per_worker:
             resources["GPU"] = training.gpus_per_worker
-        trainer = ray.train.torch.TorchTrainer(
+        return ray.train.torch.TorchTrainer(
             work,
             train_loop_config={"mailbox": self._mailbox, "training": training},
             torch_config=ray.train.torch.TorchConfig(
@@ -87,10 +104,6 @@ class TrainingSession:
                 worker_runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE", **environment()}},
             ),
         )
-        try:
-            trainer.fit()
-        except Exception as error:
-            self._error = error
 
     def submit(
         self, task: TrainTask | EmbedTask, *, label: str, keep_state: Callable[[bytes], None] | None = None
@@ -173,6 +186,7 @@ class TrainingSession:
 
     def close(self) -> None:
         """Let the workers leave once they have done what was submitted, or end them with a task unfinished."""
+        self._is_closing = True
         if ray.get(self._mailbox.is_idle.remote()):
             ray.get(self._mailbox.post.remote(None))
             self._thread.join(timeout=60)

@@ -319,19 +319,20 @@ def test_a_vllm_decoder_gives_the_same_rollouts(reference: TransformersDecoder, 
 def test_finished_chunks_are_kept_and_an_interrupted_decode_goes_on_after_them(
     pool: DecoderPool, tiny: Any, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eleven rows are 4 chunks. The decoding ends at the second; a second decode computes the other two."""
+    """Twelve rows are 4 chunks. The decoding ends at the second; a second decode computes the other two."""
     pool.load_adapter(tiny.adapters[0])
+    rows = [*rows, ("row-11", rows[0][1])]
     undisturbed = pool.decode(rows, **LIMITS)
     seen: list[str] = []
 
-    def fail_at_the_fourth(text: str) -> bool:
+    def fail_at_the_sixth(text: str) -> bool:
         seen.append(text)
         if len(seen) == 6:
             raise RuntimeError("interrupted")
         return True
 
     with pytest.raises(RuntimeError, match="interrupted"):
-        pool.decode(rows, chunks=tmp_path, is_valid=fail_at_the_fourth, **LIMITS)
+        pool.decode(rows, chunks=tmp_path, is_valid=fail_at_the_sixth, **LIMITS)
     kept = sorted(file.name for file in tmp_path.iterdir())
     assert len(kept) == 2
     delivered: list[list[Rollout]] = []

@@ -54,43 +54,36 @@ def task_of(folder: Path, name: str, training: TrainingConfig) -> TrainTask:
     return TrainTask(phase=phase, rows_path=str(folder / "rows.jsonl"), text=TEXT)
 
 
-def workers() -> list[psutil.Process]:
-    """The processes of this Ray's training workers, in order of their start."""
-    found = [
-        process for process in psutil.process_iter(["cmdline", "create_time"]) if "RayTrainWorker" in _name(process)
-    ]
+def processes(name: str) -> list[psutil.Process]:
+    """The processes of this Ray with such a name, in order of their start."""
+    running = psutil.process_iter(["cmdline", "create_time"])
+    found = [process for process in running if name in " ".join(process.info["cmdline"] or ())]
     return sorted(found, key=lambda process: process.info["create_time"])
-
-
-def _name(process: psutil.Process) -> str:
-    return " ".join(process.info["cmdline"] or ())
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_killed_worker_costs_a_few_steps_and_no_bit(folder: Path, num_workers: int) -> None:
+@pytest.mark.parametrize(("victim", "num_workers"), [("RayTrainWorker", 2), ("TrainController", 1)])
+def test_a_killed_process_costs_a_few_steps_and_no_bit(folder: Path, victim: str, num_workers: int) -> None:
     """The first saved state pulls the trigger; a worker that loses its peer must not end the run either."""
     training = TrainingConfig(num_threads=1, num_workers=num_workers, cpus_per_worker=0.5, save_steps=50)
     states: list[bytes] = []
 
-    def kill_a_worker(state: bytes) -> None:
+    def kill_one(state: bytes) -> None:
         states.append(state)
         if len(states) == 1:
-            os.kill(workers()[-1].pid, signal.SIGKILL)
+            os.kill(processes(victim)[-1].pid, signal.SIGKILL)
 
     session = TrainingSession(training, storage=folder / "ray")
     try:
-        undisturbed = session.run(task_of(folder, f"whole-{num_workers}", training), label="whole")
-        killed = session.run(
-            task_of(folder, f"killed-{num_workers}", training), label="killed", keep_state=kill_a_worker
-        )
+        undisturbed = session.run(task_of(folder, f"whole-{victim}", training), label="whole")
+        killed = session.run(task_of(folder, f"killed-{victim}", training), label="killed", keep_state=kill_one)
     finally:
         session.close()
     assert undisturbed["num_resumed_steps"] == 0
     assert killed["num_resumed_steps"] >= 50
     assert killed["steps"] == undisturbed["steps"]
-    one, other = (folder / f"{name}-{num_workers}" / "adapter_model.safetensors" for name in ("whole", "killed"))
+    one, other = (folder / f"{name}-{victim}" / "adapter_model.safetensors" for name in ("whole", "killed"))
     assert one.read_bytes() == other.read_bytes()
 
 
