@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from ray_nodes import RayNodes, ray_nodes
 
+from sprec_ray.artifacts import PARTIAL
 from sprec_ray.cluster.results import read_results
 from sprec_ray.cluster.run import RunOutcome
 
@@ -31,7 +32,7 @@ OVERRIDES = [
     "decoding.num_decoders=2",
     "decoding.chunk_size=4",
     "evaluation.base=false",
-    "sft.num_epochs=60",  # long enough to be interrupted
+    "sft.num_epochs=150",  # long enough to be interrupted
     "selfplay.num_iterations=1",
 ]
 ADAPTERS = ("sft", "iteration-0/sft", "iteration-0/preference")
@@ -120,7 +121,12 @@ def test_a_run_waits_for_a_node_that_was_lost_and_ends_as_if_nothing_had_happene
     """One node cannot hold both workers: the run says what it waits for, until a second node is there again."""
     cluster, log = two_nodes.cluster, tmp_path / "log"
     job = cluster.begin("jobs.train_selfplay", *arguments, f"output_dir={tmp_path}", "name=lost", log=log)
-    wait_for(log, r"\nsft: +\d+%.* \d+/\d+ ", job)
+    state = tmp_path / "lost" / "sft" / PARTIAL / "state.safetensors"
+    deadline = time.monotonic() + 240
+    while not state.exists():
+        assert job.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.05)
     cluster.kill(two_nodes.second)
     wait_for(log, r"no step in \d+ s; free in the cluster", job)
     two_nodes.second = two_nodes.start_second()
