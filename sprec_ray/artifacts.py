@@ -69,14 +69,14 @@ class Stage:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the stage as finished and keep ``summary`` (counts, metrics, seconds) in the marker."""
-        if self.partial.exists():
-            shutil.rmtree(self.partial)
         files = {
             str(file.relative_to(self.path)): file.stat().st_size
             for file in sorted(self.path.rglob("*"))
-            if file.is_file() and file.name != MARKER
+            if file.is_file() and file.name != MARKER and self.partial not in file.parents
         }
         write_json(self.path / MARKER, {"files": files, "summary": dict(summary)})
+        if self.partial.exists():  # last: until the marker is there it may be needed
+            shutil.rmtree(self.partial)
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -9,7 +9,13 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_fp32_param, safe_set_full_optimizer_state
+from deepspeed.utils import (
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
 from torch import Tensor, nn
 
 from sprec_ray.config import TrainingConfig
@@ -90,12 +96,32 @@ def set_adam_state(
         state["step"] = torch.full_like(torch.as_tensor(state["step"]), adam.num_steps)
     for name, parameter in parameters.items():
         if not _is_whole(engine):
-            safe_set_full_fp32_param(parameter, values[name].to(parameter.device))
+            _set_divided(parameter, values[name], None)
         for moment, tensors in adam.moments.items():
             if _is_whole(engine):
                 states[parameter][moment].copy_(tensors[name])
             else:
-                safe_set_full_optimizer_state(parameter, tensors[name].to(parameter.device), moment)
+                _set_divided(parameter, tensors[name], moment)
+
+
+def _set_divided(parameter: Any, value: Tensor, moment: str | None) -> None:
+    """Give this worker its part of a moment, or of the optimizer's own copy of the parameter (None)."""
+    value = value.to(parameter.device)
+    if not hasattr(parameter, "ds_id"):  # stages 1 and 2
+        if moment is None:
+            safe_set_full_fp32_param(parameter, value)
+        else:
+            safe_set_full_optimizer_state(parameter, value, moment)
+        return
+    # DeepSpeed's own call for whole tensors fails in stage 3 where they cannot be divided evenly: it does not pad.
+    size = parameter.ds_tensor.numel()
+    padded = torch.zeros(size * deepspeed.comm.get_world_size(), dtype=value.dtype, device=value.device)
+    padded[: value.numel()] = value.flatten()
+    part = padded[size * deepspeed.comm.get_rank() :][:size]
+    if moment is None:
+        safe_set_local_fp32_param(parameter, part)
+    else:
+        safe_set_local_optimizer_state(parameter, part, moment)
 
 
 def _torch_optimizer(engine: Any) -> torch.optim.Optimizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -206,6 +207,9 @@ def test_a_mistake_is_one_line_before_ray_starts(sweep_file: Path, tmp_path: Pat
     unknown = load_sweep([str(sweep_file), f"output_dir={tmp_path}", "metric=accuracy"])
     with pytest.raises(ConfigError, match=r"accuracy is no metric; known: hr@k, "):
         tune_sweep(unknown)
+    worst = dataclasses.replace(unknown, metric="or_ratio@5", mode="max")
+    with pytest.raises(ConfigError, match=r"^mode=max looks for the worst or_ratio@5; set mode=min$"):
+        tune_sweep(worst)
     assert not (tmp_path / "sweep").exists()
 
 

@@ -42,6 +42,13 @@ def two() -> Iterator[FitProcesses]:
 
 
 @pytest.fixture(scope="module")
+def three() -> Iterator[FitProcesses]:
+    made = FitProcesses(world_size=3)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
 def four() -> Iterator[FitProcesses]:
     made = FitProcesses(world_size=4)
     yield made
@@ -130,6 +137,17 @@ def test_fewer_workers_and_another_zero_stage_go_on_from_the_same_state(
     whole, resumed = at(preference, "four", zero_stage=before), at(preference, "two", zero_stage=after)
     undisturbed = four.call(run_from_state, whole, PREFERENCE_ROWS, None)
     again = two.call(run_from_state, resumed, PREFERENCE_ROWS, undisturbed["saves"][0])
+    assert again["num_resumed_steps"] == 2
+    torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=2e-5)
+
+
+def test_three_workers_go_on_though_their_parts_of_a_tensor_are_not_even(
+    two: FitProcesses, three: FitProcesses, preference: Phase
+) -> None:
+    """ZeRO stage 3 divides tensors of 4 x 64 numbers into parts of 86, the last of them padded."""
+    whole, resumed = at(preference, "two", zero_stage=3), at(preference, "three", zero_stage=3)
+    undisturbed = two.call(run_from_state, whole, PREFERENCE_ROWS, None)
+    again = three.call(run_from_state, resumed, PREFERENCE_ROWS, undisturbed["saves"][0])
     assert again["num_resumed_steps"] == 2
     torch.testing.assert_close(weights(resumed), weights(whole), rtol=0, atol=2e-5)
 
