@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -56,9 +57,12 @@ def task_of(folder: Path, name: str, training: TrainingConfig) -> TrainTask:
 
 def processes(name: str) -> list[psutil.Process]:
     """The processes of this Ray with such a name, in order of their start."""
-    running = psutil.process_iter(["cmdline", "create_time"])
-    found = [process for process in running if name in " ".join(process.info["cmdline"] or ())]
-    return sorted(found, key=lambda process: process.info["create_time"])
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if name in " ".join(process.cmdline()):
+                found.append(process)
+    return sorted(found, key=lambda process: process.create_time())
 
 
 @pytest.mark.slow
