@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -117,6 +118,13 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise OSError(error.errno, f"{error.strerror or error} ({remedy})", str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished_writes(folder: Path) -> None:
+    """Remove what writes have left below a folder whose process was killed before it could rename its file."""
+    for file in folder.rglob(".*"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{8}", file.name) and file.is_file():
+            file.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

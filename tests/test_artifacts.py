@@ -10,11 +10,13 @@ import pytest
 
 from sprec_ray.artifacts import (
     MARKER,
+    PARTIAL,
     ArtifactError,
     Stage,
     read_json,
     read_rollouts,
     read_rows,
+    remove_unfinished_writes,
     write_json,
     write_rows,
     write_text,
@@ -204,3 +206,27 @@ def test_a_damaged_rollout_is_named_with_its_file(tmp_path: Path, hypotheses: st
     path.write_text(f'{{"example_id": "1", "hypotheses": {hypotheses}}}\n')
     with pytest.raises(ArtifactError, match=re.escape(str(path))):
         read_rollouts(path)
+
+
+def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "sft" / PARTIAL
+    folder.mkdir(parents=True)
+    left, kept = folder / ".state.safetensors.0123abcd", [tmp_path / ".lock", tmp_path / "a.0123abcd", folder / "state"]
+    for file in (left, *kept):
+        file.write_text("x")
+    remove_unfinished_writes(tmp_path)
+    assert not left.exists()
+    assert all(file.exists() for file in kept)
+
+
+def test_the_partial_work_of_a_stage_outlives_its_start_and_ends_with_it(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "stage").start()
+    for file in (stage.path / "rows.jsonl", stage.partial / "state.safetensors", stage.path / "old" / "file"):
+        write_text(file, "x")
+    stage.start()
+    assert sorted(file.name for file in stage.path.rglob("*")) == [PARTIAL, "state.safetensors"]
+    write_text(stage.path / "new", "x")
+    stage.finish({})
+    assert stage.is_finished
+    assert list(read_json(stage.path / MARKER)["files"]) == ["new"]
+    assert not stage.partial.exists()

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 import yaml
 
-from sprec_ray.artifacts import MARKER, ArtifactError, Stage, read_json, write_text
+from sprec_ray.artifacts import MARKER, ArtifactError, Stage, read_json, remove_unfinished_writes, write_text
 from sprec_ray.cluster.connection import init_ray as _init_ray
 from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.pipeline import RayStages, Split
@@ -148,6 +148,7 @@ def open_run(config: RunConfig) -> Iterator[Path]:
             raise ConfigError(f"another process is running {folder}; wait for it or choose another name=") from None
         with open_mirror(config.output_dir).opened(config.name):
             _check_same_run(config, folder)
+            remove_unfinished_writes(folder)
             _check_whole(folder)
             settings = yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
             write_text(folder / "config.yaml", settings)
