@@ -19,6 +19,7 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -49,6 +50,17 @@ class _Introduction(ControllerCallback):  # type: ignore[misc]
     def after_controller_start(self, train_run_context: Any) -> None:
         """Called in the controller's process."""
         ray.get(self._mailbox.introduce.remote(ray.get_runtime_context().current_actor))
+
+
+class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
+    """Without Ray Train's detached watcher, which outlives the job when its controller is killed.
+
+    What it is for, the workers' placement group, ends with the job, or is removed by ``remove_orphaned_groups``.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks: list[Any] = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
 
 class TrainingSession:
@@ -84,7 +96,7 @@ class TrainingSession:
         resources = {"CPU": training.cpus_per_worker}
         if training.gpus_per_worker:
             resources["GPU"] = training.gpus_per_worker
-        return ray.train.torch.TorchTrainer(
+        return _Trainer(
             work,
             train_loop_config={"mailbox": self._mailbox, "training": training},
             torch_config=ray.train.torch.TorchConfig(
