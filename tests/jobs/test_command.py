@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
+# A test run in the background hands down that SIGINT is ignored; a job of a terminal heeds it.
 JOB = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from jobs.command import run_job
 
 def main(arguments):
