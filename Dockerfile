@@ -1,6 +1,6 @@
 # The package with vLLM's CUDA build, for Kubernetes and for machines with NVIDIA's container runtime:
 #   docker build -t sprec-ray:0.2.0 .
-#   docker run --rm --gpus all --shm-size=8g -v /mnt/shared:/mnt/shared sprec-ray:0.2.0 \
+#   docker run --rm --init --gpus all --shm-size=8g -v /mnt/shared:/mnt/shared sprec-ray:0.2.0 \
 #       python -m jobs.train_selfplay /opt/sprec-ray/configs/demo.yaml output_dir=/mnt/shared/runs
 # Without GPUs: --build-arg DECODER=cpu. No port is exposed: Ray in the container has no dashboard unless it is started.
 FROM python:3.11-slim-bookworm

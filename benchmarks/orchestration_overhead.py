@@ -8,10 +8,11 @@ models, handing over files, waiting. The first iteration also launches what the 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from sprec_ray.cluster.timeline import span_rows
 
 WORK = ("compute", "decode", "evaluate")
 
@@ -31,8 +32,7 @@ def covered_s(spans: Iterable[tuple[float, float]], start: float, end: float) ->
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     """One row per iteration: its wall time, what of it was work, what was loading, and the rest, in seconds."""
-    lines = (folder / "timeline.jsonl").read_text(encoding="utf-8").splitlines()
-    spans = [json.loads(line) for line in lines if line.endswith("}")]
+    spans = span_rows(folder)
     ends: dict[int, float] = {}
     for span in spans:
         if span["kind"] == "compute" and (span["name"] == "sft" or span["name"].startswith("iteration ")):

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from sprec_ray.types import EvalResult, Hypothesis, Rollout
 
@@ -86,12 +86,31 @@ class Stage:
         return summary
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file inside the block, waiting for another process that holds it; its death gives the lock free."""
+def take_lock(path: Path, *, wait: bool) -> IO[str] | None:
+    """Hold a lock file until what is returned is closed; None when another process holds it and ``wait`` is False.
+
+    The operating system releases the lock of a process that dies.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+@contextmanager
+def locked(path: Path, *, refusal: str = "") -> Iterator[None]:
+    """Hold a lock file inside the block, waiting for another process that holds it.
+
+    With ``refusal`` nothing is waited for: ArtifactError says it.
+    """
+    file = take_lock(path, wait=not refusal)
+    if file is None:
+        raise ArtifactError(refusal)
+    with file:
         yield
 
 

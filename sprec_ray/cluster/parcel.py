@@ -6,6 +6,7 @@ The driver alone reads and writes the run directory. Workers and decoders get wh
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import time
@@ -43,7 +44,8 @@ class Parcel:
         """The path on this machine: ``path`` itself on the driver's, elsewhere a copy that is made once."""
         if ray.get_runtime_context().get_node_id() == self.node:
             return self.path
-        cache = Path(tempfile.gettempdir()) / "sprec-ray"
+        cache = Path(tempfile.gettempdir()) / f"sprec-ray-{os.getuid()}"  # nobody else may write what is trusted here
+        cache.mkdir(mode=0o700, exist_ok=True)
         place = cache / self.key
         if not place.exists():
             _remove_old(cache)

@@ -19,10 +19,12 @@ from sprec_ray.cluster.engines import Engines
 from sprec_ray.cluster.evaluation import Evaluator
 from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.language_model import pretrained_model, sft_groups
+from sprec_ray.cluster.results import evaluations_folder
 from sprec_ray.cluster.searches import check_number_of_titles, evaluation_search, negatives_search
 from sprec_ray.cluster.sharing import SharedStages
 from sprec_ray.cluster.timeline import Clock
-from sprec_ray.config import PhaseConfig, PreferenceConfig, RunConfig
+from sprec_ray.config import RunConfig
+from sprec_ray.config_methods import PhaseConfig, PreferenceConfig
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import parse_response
 from sprec_ray.data.sequences import derive_rng
@@ -75,7 +77,7 @@ class RayStages:
     @property
     def evaluations(self) -> Path:
         """The folder of the evaluations on the split."""
-        return self.folder / ("evaluations" if self.split == "test" else f"evaluations-{self.split}")
+        return self.folder / evaluations_folder(self.split)
 
     @cached_property
     def model_path(self) -> str:
@@ -253,8 +255,8 @@ class RayStages:
         def is_valid(text: str) -> bool:
             return parse_response(text) in self.catalog
 
-        chunks = stage.partial / "chunks"
-        return self.engines.decode(policy, examples, self.model_path, is_valid=is_valid, chunks=chunks, **options)
+        options["chunks"] = stage.partial / "chunks"
+        return self.engines.decode(policy, examples, self.model_path, is_valid=is_valid, **options)
 
     def _evaluate(self, stage: Stage, label: str, policy: AdapterCheckpoint | None) -> EvalResult:
         start = time.time()

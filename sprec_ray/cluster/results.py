@@ -76,6 +76,11 @@ def write_results(config: RunConfig, folder: Path, results: list[EvalResult], *,
     )
 
 
+def evaluations_folder(split: str) -> str:
+    """The folder of the evaluations on a split, in a run."""
+    return "evaluations" if split == "test" else f"evaluations-{split}"
+
+
 def write_results_of(split: str, folder: Path, results: Sequence[EvalResult]) -> None:
     """Write results-<split>.json: what a run's policies measure on a split, without a report."""
     write_json(folder / f"results-{split}.json", {"results": [dataclasses.asdict(result) for result in results]})

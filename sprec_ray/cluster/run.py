@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import importlib.util
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import ray
 import yaml
 
-from sprec_ray.artifacts import MARKER, ArtifactError, Stage, read_json, remove_unfinished_writes, write_text
+from sprec_ray.artifacts import MARKER, ArtifactError, Stage, locked, read_json, remove_unfinished_writes, write_text
 from sprec_ray.cluster.connection import init_ray as _init_ray
 from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.pipeline import RayStages, Split
@@ -141,18 +140,13 @@ def open_run(config: RunConfig) -> Iterator[Path]:
     _check_paths(config)
     folder = run_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process is running {folder}; wait for it or choose another name=") from None
-        with open_mirror(config.output_dir).opened(config.name):
-            _check_same_run(config, folder)
-            remove_unfinished_writes(folder)
-            _check_whole(folder)
-            settings = yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
-            write_text(folder / "config.yaml", settings)
-            yield folder
+    refusal = f"another process is running {folder}; wait for it or choose another name="
+    with locked(folder / LOCK, refusal=refusal), open_mirror(config.output_dir).opened(config.name):
+        _check_same_run(config, folder)
+        remove_unfinished_writes(folder)
+        _check_whole(folder)
+        write_text(folder / "config.yaml", yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True))
+        yield folder
 
 
 @contextmanager
@@ -261,20 +255,23 @@ def _check_same_run(config: RunConfig, folder: Path) -> None:
         raise ArtifactError(f"{error}; choose another name= or delete {folder}") from None
     if not before:
         raise ArtifactError(f"{kept} is empty; choose another name= or delete {folder}")
-    now = flatten(config_to_dict(config))
+    check_same_settings(folder, before, flatten(config_to_dict(config)))
+
+
+def check_same_settings(
+    folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], *, may_change: Container[str] = MAY_CHANGE
+) -> None:
+    """Raise ConfigError when a setting of what ``folder`` was made with has changed, but for those that may."""
     for key in sorted(before.keys() | now.keys()):
-        if key not in MAY_CHANGE and before.get(key) != now.get(key):
+        if key not in may_change and before.get(key) != now.get(key):
             raise ConfigError(
                 f"{folder} was made with {key}={before.get(key)}, not {now.get(key)}; choose another name= or delete it"
             )
 
 
 def _labels(config: RunConfig) -> list[str]:
-    return [
-        *["base"] * config.evaluation.base,
-        "sft",
-        *(f"iteration-{iteration}" for iteration in range(config.selfplay.num_iterations)),
-    ]
+    base = ["base"] if config.evaluation.base else []
+    return [*base, "sft", *(f"iteration-{iteration}" for iteration in range(config.selfplay.num_iterations))]
 
 
 def _is_finished(config: RunConfig, folder: Path) -> bool:

@@ -6,7 +6,6 @@ settings that a stage depends on fill it with the same bytes, and one of them ne
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sprec_ray import __version__
-from sprec_ray.artifacts import MARKER, Stage, read_json, write_json
+from sprec_ray.artifacts import MARKER, Stage, read_json, take_lock, write_json
 from sprec_ray.config import RunConfig
 from sprec_ray.config_files import config_to_dict, flatten
 from sprec_ray.decoding.decoder import resolve_engine
@@ -121,10 +120,12 @@ class SharedStages:
         key = stage_key(self._config, name)
         shared = Stage(self._cache / key)
         if not shared.is_finished:
-            self._cache.mkdir(parents=True, exist_ok=True)
-            lock = (self._cache / f".{key}.lock").open("a")
-            if not _lock(lock, name, may_wait=may_wait):
-                lock.close()
+            file = self._cache / f".{key}.lock"
+            lock = take_lock(file, wait=False)
+            if lock is None and may_wait:
+                logger.info("%s: waiting for the run that makes it", name)
+                lock = take_lock(file, wait=True)
+            if lock is None:
                 return False
             if not Stage(shared.path).is_finished:  # looked at again: the other run may have finished it
                 self._locks[name] = lock
@@ -166,17 +167,6 @@ def origin(stage: Path) -> Path | None:
     """The folder of the run that a stage was taken from; None when it was filled in its own run."""
     file = stage / ORIGIN
     return Path(read_json(file)["folder"]) if file.is_file() else None
-
-
-def _lock(file: IO[str], name: str, *, may_wait: bool) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if not may_wait:
-            return False
-        logger.info("%s: waiting for the run that makes it", name)
-        fcntl.flock(file, fcntl.LOCK_EX)
-    return True
 
 
 def _link(source: Stage, target: Stage) -> None:

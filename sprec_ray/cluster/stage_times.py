@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +11,9 @@ from typing import Any
 
 from sprec_ray.artifacts import Stage, read_json
 from sprec_ray.cluster.simulation import Layout, StageTimes, Workload, num_rows, simulate
+from sprec_ray.cluster.timeline import span_rows
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import make_config, read_yaml
-
-TIMELINE = "timeline.jsonl"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +57,7 @@ def measure_run(folder: Path) -> Measured:
     with one worker.
     """
     config = _config(folder)
-    rows = _rows(folder)
+    rows = span_rows(folder)
     iterations = range(config.selfplay.num_iterations)
     later = iterations[1:]
     shared = not config.training.gpus_per_worker
@@ -133,13 +131,9 @@ def _one_decoder(num_prompts: int, work: Workload, layout: Layout) -> int:
 def iteration_seconds(folder: Path) -> float:
     """How long a finished run's iterations took, from one policy to the next: the mean but for the first."""
     config = _config(folder)
-    ends = {row["name"]: row["start"] + row["duration"] for row in _rows(folder) if row["kind"] == "compute"}
+    ends = {row["name"]: row["start"] + row["duration"] for row in span_rows(folder) if row["kind"] == "compute"}
     order = [ends[f"iteration {i}: {config.preference.loss}"] for i in range(config.selfplay.num_iterations)]
     return fmean(after - before for before, after in pairwise(order))
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / TIMELINE).read_text(encoding="utf-8").splitlines()]
 
 
 def _section(kind: type[Any], values: Any, source: Path) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sprec_ray.artifacts import MARKER, Stage, as_eval_result
+from sprec_ray.cluster.results import evaluations_folder
 from sprec_ray.cluster.sharing import origin
 from sprec_ray.cluster.timeline import read_timeline
 from sprec_ray.config_sweep import ParameterConfig, SweepConfig, Trial, trial_command
@@ -43,11 +44,6 @@ def trial_record(
 def sweep_parameter(name: str, parameter: ParameterConfig) -> SweepParameter:
     """A parameter as the report shows it."""
     return SweepParameter(name=name, values=parameter.values, low=parameter.low, high=parameter.high, log=parameter.log)
-
-
-def evaluations_folder(split: str) -> str:
-    """The folder of the evaluations on a split, in a run."""
-    return "evaluations" if split == "test" else f"evaluations-{split}"
 
 
 def _results(sweep: SweepConfig, trial: Trial, folder: Path) -> tuple[EvalResult, ...]:

@@ -39,10 +39,11 @@ class Clock:
 
 def first_start(folder: Path) -> float:
     """When the run began, in seconds since the epoch; now when nothing has run."""
-    return min((span["start"] for span in _span_rows(folder)), default=time.time())
+    return min((span["start"] for span in span_rows(folder)), default=time.time())
 
 
-def _span_rows(folder: Path) -> list[dict[str, Any]]:
+def span_rows(folder: Path) -> list[dict[str, Any]]:
+    """The spans as they were written: ``name``, ``kind``, ``start`` and ``duration`` in seconds since the epoch."""
     path = folder / TIMELINE
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     return [json.loads(line) for line in text.split("\n") if line.endswith("}")]  # a crash may cut the last line
@@ -51,7 +52,7 @@ def _span_rows(folder: Path) -> list[dict[str, Any]]:
 def read_timeline(folder: Path) -> tuple[Span, ...]:
     """The spans relative to the first, with the pauses between interrupted sessions cut out."""
     spans, shift, end = [], first_start(folder), 0.0
-    for row in sorted(_span_rows(folder), key=lambda row: row["start"]):
+    for row in sorted(span_rows(folder), key=lambda row: row["start"]):
         start = row["start"] - shift
         if start > end + 60:
             shift, start = shift + start - end, end

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import logging
 import os
 import shlex
@@ -21,11 +20,11 @@ from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from sprec_ray.artifacts import write_text
+from sprec_ray.artifacts import locked, write_text
 from sprec_ray.cluster.capacity import num_trials_at_a_time
 from sprec_ray.cluster.orphans import remove_orphaned_groups
 from sprec_ray.cluster.results import versions
-from sprec_ray.cluster.run import MAY_CHANGE, prepare_run, ray_for, run_folder
+from sprec_ray.cluster.run import LOCK, MAY_CHANGE, check_same_settings, prepare_run, ray_for, run_folder
 from sprec_ray.cluster.sweep_records import sweep_parameter, trial_record
 from sprec_ray.cluster.sweep_trial import SweepTrial, error_file
 from sprec_ray.config import ConfigError, RunConfig
@@ -207,10 +206,10 @@ def _tune(sweep: SweepConfig, folder: Path, progress: SweepProgress, at_a_time: 
         searcher = OptunaSearch(points_to_evaluate=points, seed=sweep.search_seed + len(points))
     scheduler = None
     if sweep.asha is not None:
+        last = next(outermost_trials(sweep)).config.selfplay.num_iterations
         scheduler = ASHAScheduler(
             time_attr="iteration",
-            max_t=next(outermost_trials(sweep)).config.selfplay.num_iterations
-            + 1,  # the last iteration is not stopped but finished
+            max_t=last + 1,  # the last iteration is not stopped but finished
             grace_period=sweep.asha.grace_iterations,
             reduction_factor=sweep.asha.reduction_factor,
         )
@@ -270,20 +269,11 @@ def _open_sweep(sweep: SweepConfig, first: RunConfig, folder: Path) -> Iterator[
     if not cache.exists():  # the small Llama and stages of other sweeps and runs serve this one, and the reverse
         (folder.parent / "cache").mkdir(exist_ok=True)
         cache.symlink_to(Path("..", "..", "cache"))
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process runs the sweep {folder}; wait for it or choose another name=") from None
+    with locked(folder / LOCK, refusal=f"another process runs the sweep {folder}; wait for it or choose another name="):
         settings = config_to_dict(first) | {"output_dir": str(folder / "trials")}
         if (folder / SETTINGS).is_file():
-            before, now = flatten(read_yaml(folder / SETTINGS)), flatten(settings)
-            for key in sorted(before.keys() | now.keys()):
-                if key not in (*MAY_CHANGE, "name", *sweep.parameters) and before.get(key) != now.get(key):
-                    raise ConfigError(
-                        f"{folder} was made with {key}={before.get(key)}, not {now.get(key)}; choose another name= or "
-                        "delete it"
-                    )
+            before, may_change = flatten(read_yaml(folder / SETTINGS)), (*MAY_CHANGE, "name", *sweep.parameters)
+            check_same_settings(folder, before, flatten(settings), may_change=may_change)
         write_text(folder / SETTINGS, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         write_text(folder / "sweep.yaml", yaml.safe_dump(sweep_to_dict(sweep), sort_keys=False, allow_unicode=True))
         yield
