@@ -44,15 +44,17 @@ _ROLLOUTS = (
     "decoding.",
     *(f"selfplay.{key}" for key in ("num_examples", "num_negatives", "negatives", "temperature", "exclude_history")),
 )
-_MEASURED = ("data.", "model.", "training.", "seed", "decoding.", "evaluation.")
+_MEASURED = ("data.", "model.", "training.", "seed", "decoding.", "evaluation.", "collaborative.")
 _DEPENDS_ON: dict[str, tuple[str, ...]] = {
     "data": ("data.",),
+    "collaborative": ("data.", "seed", "collaborative."),
+    "evaluations/collaborative": ("data.", "seed", "collaborative.", "evaluation."),
     "sft": _POLICY,
     "evaluations/base": _MEASURED,
     "evaluations/sft": (*_MEASURED, "sft."),
     "iteration-0/sft": (*_POLICY, "selfplay.num_examples", "selfplay_sft."),
     "iteration-0/rollouts": _ROLLOUTS,
-    "iteration-0/groups": (*_ROLLOUTS, "selfplay.random_ratio"),
+    "iteration-0/groups": (*_ROLLOUTS, "selfplay.random_ratio", "preference.oracle", "collaborative."),
 }
 """Per stage the settings, or sections (with a dot), that it depends on; every other stage depends on all."""
 
@@ -66,12 +68,14 @@ def stage_key(config: RunConfig, stage: str) -> str:
     """
     kind = stage.replace("evaluations-valid/", "evaluations/")
     depends_on = _DEPENDS_ON.get(kind, ("",))
+    defaults = flatten(config_to_dict(RunConfig()))  # those of the version, which is in the key
     settings = {
         key: value
         for key, value in flatten(config_to_dict(config)).items()
-        if key not in WITHOUT_EFFECT and any(key == name or _is_in(key, name) for name in depends_on)
+        if key not in WITHOUT_EFFECT and value != defaults[key]
+        if any(key == name or _is_in(key, name) for name in depends_on)
     }
-    if "decoding.engine" in settings:
+    if "decoding." in depends_on or "" in depends_on:
         settings["decoding.engine"] = resolve_engine(config.decoding)
     files = _files(config.data.path)
     if "model.name_or_path" in settings:
