@@ -12,7 +12,11 @@ from sprec_ray.config import RunConfig
 from sprec_ray.config_files import config_to_dict, flatten
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = (ROOT / "sprec_ray" / "config.py", ROOT / "sprec_ray" / "config_sections.py")
+SOURCES = (
+    ROOT / "sprec_ray" / "config.py",
+    ROOT / "sprec_ray" / "config_methods.py",
+    ROOT / "sprec_ray" / "config_sections.py",
+)
 DOCUMENT = ROOT / "docs" / "configuration.md"
 BEGIN, END = "<!-- table: python docs/make_configuration.py -->\n", "<!-- end of table -->\n"
 

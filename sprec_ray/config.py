@@ -7,16 +7,22 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from sprec_ray.config_methods import (
+    CollaborativeConfig,
+    EvaluationConfig,
+    PhaseConfig,
+    PreferenceConfig,
+    SelfPlayConfig,
+    SelfPlaySftConfig,
+)
 from sprec_ray.config_sections import (
     STRICT,
     DataConfig,
-    MicroBatchSize,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ScratchConfig,
-    Share,
 )
 
 
@@ -75,52 +81,6 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class PhaseConfig:
-    """One pass of supervised fine-tuning."""
-
-    learning_rate: PositiveFloat = 3e-4
-    num_epochs: PositiveInt = 4
-    global_batch_size: PositiveInt = 64
-    micro_batch_size: MicroBatchSize = 4
-    num_warmup_steps: NonNegativeInt = 20
-    """Linear warm-up to the learning rate, then linear decay to 0."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class SelfPlaySftConfig(PhaseConfig):
-    """The supervised fine-tuning inside an iteration: short and gentle."""
-
-    learning_rate: PositiveFloat = 2e-5
-    num_epochs: PositiveInt = 1
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class PreferenceConfig:
-    """One pass of preference training."""
-
-    loss: Literal["dpo", "softmax_dpo", "dmpo", "dmpo_pairs", "rosepo", "ipo", "simpo"] = "dpo"
-    """``dpo``, ``rosepo``, ``ipo`` and ``simpo`` take one rejected title; ``softmax_dpo`` (S-DPO), ``dmpo`` and
-    ``dmpo_pairs`` any number. Equations: algorithm.md."""
-    beta: PositiveFloat = 0.1
-    """Strength of the pull towards the reference policy."""
-    reference: Literal["post_sft", "pre_sft", "sft0", "base"] = "post_sft"
-    """The policy that rewards are measured against: after or before this iteration's SFT, A_0, or no adapter."""
-    margin: NonNegativeFloat = 0.0
-    """Target margin of ``simpo``, in units of the reward."""
-    sft_coef: NonNegativeFloat = 0.0
-    """Weight of the chosen title's negative log-likelihood per token, added to any loss."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """``rosepo``'s smoothing of groups that carry none of their own."""
-    learning_rate: PositiveFloat = 2e-5
-    num_epochs: PositiveInt = 1
-    global_batch_size: PositiveInt = 32
-    micro_batch_size: MicroBatchSize = 2
-    """Groups per forward pass of a worker, each a prompt and its 1 + N responses; ``auto`` takes what fits."""
-    num_warmup_steps: NonNegativeInt = 20
-    """Linear warm-up to the learning rate, then linear decay to 0."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
 class DecodingConfig:
     """The pool of engines that writes recommendations."""
 
@@ -162,46 +122,6 @@ class DecodingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class SelfPlayConfig:
-    """The loop, and the switches of its ablations."""
-
-    num_iterations: NonNegativeInt = 5
-    num_examples: PositiveInt = 2048
-    """Training examples drawn in each iteration."""
-    num_negatives: PositiveInt = 1
-    """Rejected titles per example; 2N answers are decoded to find them."""
-    negatives: Literal["beam", "greedy", "sample", "random"] = "beam"
-    """The policy's 2N best answers, its best one, 2N that are drawn from it without replacement; ``random`` titles are
-    the ablation RN (and DPO with random negatives)."""
-    temperature: PositiveFloat = 1.0
-    """Of ``sample``."""
-    exclude_history: bool = False
-    """Never reject a title that the user has already met."""
-    random_ratio: Share = 0.0
-    """Share of the self-play negatives that is replaced by uniformly drawn titles (section 5.4.1)."""
-    sft: bool = True
-    """False is the ablation noSFT."""
-    preference: bool = True
-    """False is the ablation noDPO."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class EvaluationConfig:
-    """What is measured after each policy."""
-
-    k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 5)
-    grounding: Literal["search", "ranking", "policy", "sentence"] = "search"
-    """What makes a ranking of titles: the search itself, or the probability of every title, which costs as many tokens
-    as the catalogue has; or the answer's neighbours in an embedding of titles, the policy's last hidden state or a
-    sentence-transformers model."""
-    sentence_model: str = "sentence-transformers/paraphrase-MiniLM-L3-v2"
-    num_genres: PositiveInt = 10
-    """Genres kept for MGU and DGU: the most popular in train, none a parent of another."""
-    base: bool = True
-    """Also measure the model without an adapter."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
 class RunConfig:
     """Everything a run depends on."""
 
@@ -212,6 +132,8 @@ class RunConfig:
     """Take finished stages from runs of the same ``output_dir`` that agree in all a stage depends on, and offer one's
     own; sweeps do."""
     seed: NonNegativeInt = 0
+    recommender: Literal["language_model", "collaborative"] = "language_model"
+    """What is trained and measured: a language model by the loop, or only the collaborative model, as a baseline."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
@@ -223,6 +145,8 @@ class RunConfig:
     decoding: DecodingConfig = DecodingConfig()
     selfplay: SelfPlayConfig = SelfPlayConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    collaborative: CollaborativeConfig = CollaborativeConfig()
+    """The model that knows items by their ids: a baseline, D3's and RosePO's second opinion."""
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:

@@ -22,6 +22,14 @@ def size_or_auto(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
         raise ValueError(f"{value!r} is neither a whole number above 0 nor auto") from None
 
 
+def number_or_valid(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Validate a number or ``valid``, with one message for both."""
+    try:
+        return validate(value)
+    except ValidationError:
+        raise ValueError(f"{value!r} is neither a number of 0 or more nor valid") from None
+
+
 MicroBatchSize = Annotated[PositiveInt | Literal["auto"], WrapValidator(size_or_auto)]
 
 STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # a name like 2024 is a number to YAML
@@ -42,6 +50,9 @@ class DataConfig:
     """Where interactions come from, and how they become examples."""
 
     source: Literal["demo", "sprec", "movielens", "huggingface"] = "demo"
+    task: Literal["next_item", "candidates", "pairs"] = "next_item"
+    """What a prompt asks for: any title of the catalogue (SPRec), one of the titles it lists (S-DPO), or which of two
+    titles is liked better (DMPO)."""
     path: str | None = None
     """Folder of the raw files; for ``huggingface`` a folder, a file or the name of a dataset on the hub."""
     noun: Literal["book", "movie", "game", "album", "item"] = "item"

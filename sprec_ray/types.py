@@ -36,6 +36,8 @@ class Example:
     history: tuple[str, ...]
     target: str
     timestamp: float = 0.0
+    candidates: tuple[str, ...] = ()
+    """Titles that the prompt lists, the target among them; empty where any title may be the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,12 @@ class PreferenceGroup:
     history: tuple[str, ...]
     chosen: str
     rejected: tuple[str, ...]
+    candidates: tuple[str, ...] = ()
+    """Titles that the prompt lists."""
+    weight: float = 1.0
+    """Of the example in SFT, beside the others'."""
+    smoothing: float | None = None
+    """P(the rejected title is really preferred), in [0, 0.5), of ``rosepo``; None takes the phase's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,9 @@ from typing import Any
 from sprec_ray import __version__
 from sprec_ray.artifacts import Stage, locked
 from sprec_ray.cluster.engines import Engines
-from sprec_ray.config import PhaseConfig, RunConfig
+from sprec_ray.config import RunConfig
 from sprec_ray.config_files import config_to_dict
+from sprec_ray.config_methods import PhaseConfig
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import render_prompt, render_response
 from sprec_ray.storage.mirror import Mirror

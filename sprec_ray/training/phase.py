@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sprec_ray.config import LoraConfig, PhaseConfig, PreferenceConfig, TrainingConfig
+from sprec_ray.config import LoraConfig, TrainingConfig
+from sprec_ray.config_methods import PhaseConfig, PreferenceConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

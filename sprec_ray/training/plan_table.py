@@ -6,7 +6,8 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from sprec_ray.config import ConfigError, PreferenceConfig, RunConfig
+from sprec_ray.config import ConfigError, RunConfig
+from sprec_ray.config_methods import PreferenceConfig
 from sprec_ray.training.memory import GIB, USABLE_GPU, plan_memory
 from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.phase import Phase

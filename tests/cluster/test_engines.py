@@ -12,7 +12,8 @@ from sprec_ray.cluster.decoding import DecodingError
 from sprec_ray.cluster.engines import Engines
 from sprec_ray.cluster.timeline import Clock
 from sprec_ray.cluster.worker import EmbedTask, TextSettings
-from sprec_ray.config import DecodingConfig, EvaluationConfig, LoraConfig, RunConfig
+from sprec_ray.config import DecodingConfig, LoraConfig, RunConfig
+from sprec_ray.config_methods import EvaluationConfig
 from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.decoding.trie import build_trie
 from sprec_ray.types import AdapterCheckpoint, Example

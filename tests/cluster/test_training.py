@@ -10,7 +10,8 @@ from transformers.utils import logging as transformers_logging
 from sprec_ray.artifacts import write_rows
 from sprec_ray.cluster.training import TrainingError, TrainingSession
 from sprec_ray.cluster.worker import EmbedTask, TextSettings, TrainTask
-from sprec_ray.config import LoraConfig, PhaseConfig, PreferenceConfig, TrainingConfig
+from sprec_ray.config import LoraConfig, TrainingConfig
+from sprec_ray.config_methods import PhaseConfig, PreferenceConfig
 from sprec_ray.config_sections import ScratchConfig
 from sprec_ray.data.prompts import render_response
 from sprec_ray.training.phase import Phase

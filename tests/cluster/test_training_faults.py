@@ -17,7 +17,8 @@ import ray
 from sprec_ray.artifacts import write_rows
 from sprec_ray.cluster.training import TrainingSession
 from sprec_ray.cluster.worker import TextSettings, TrainTask, _is_lost_peer
-from sprec_ray.config import LoraConfig, PhaseConfig, TrainingConfig
+from sprec_ray.config import LoraConfig, TrainingConfig
+from sprec_ray.config_methods import PhaseConfig
 from sprec_ray.config_sections import ScratchConfig
 from sprec_ray.data.prompts import render_response
 from sprec_ray.training.phase import Phase

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from tiny_training import LORA, TinyPolicy, make_groups, plain_logp, plain_policy
 from transformers import AutoModelForCausalLM
 
-from sprec_ray.config import LoraConfig, PhaseConfig, PreferenceConfig, TrainingConfig
+from sprec_ray.config import LoraConfig, TrainingConfig
+from sprec_ray.config_methods import PhaseConfig, PreferenceConfig
 from sprec_ray.training.batches import Step, learning_rate, plan_steps
 from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.phase import Phase

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from sprec_ray.config import ConfigError, PreferenceConfig
+from sprec_ray.config import ConfigError
 from sprec_ray.config_files import load_config
+from sprec_ray.config_methods import PreferenceConfig
 from sprec_ray.training.losses import (
     PAIRWISE,
     PREFERENCE_LOSSES,

@@ -10,7 +10,8 @@ import torch
 from tiny_training import LORA
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from sprec_ray.config import PhaseConfig, PreferenceConfig, TrainingConfig
+from sprec_ray.config import TrainingConfig
+from sprec_ray.config_methods import PhaseConfig, PreferenceConfig
 from sprec_ray.training.adapters import attach_adapter
 from sprec_ray.training.memory import (
     GIB,

@@ -13,7 +13,8 @@ from fit_process import FitProcesses, run_from_state
 from safetensors.torch import load_file
 from tiny_training import LORA, TinyPolicy, make_groups
 
-from sprec_ray.config import PhaseConfig, PreferenceConfig, TrainingConfig
+from sprec_ray.config import TrainingConfig
+from sprec_ray.config_methods import PhaseConfig, PreferenceConfig
 from sprec_ray.training.phase import Phase
 from sprec_ray.training.state import from_bytes, state_key
 
