@@ -30,6 +30,7 @@ TYPES = {
     "PositiveFloat": "number > 0",
     "NonNegativeFloat": "number >= 0",
     "Share": "number from 0 to 1",
+    "ExampleCount": "whole number > 0, or `all`",
     "MicroBatchSize": "whole number > 0, or `auto`",
 }
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from sprec_ray.config_sections import (
     STRICT,
+    ExampleCount,
     MicroBatchSize,
     NonNegativeFloat,
     NonNegativeInt,
@@ -74,8 +75,8 @@ class SelfPlayConfig:
     """The loop, and the switches of its ablations."""
 
     num_iterations: NonNegativeInt = 5
-    num_examples: PositiveInt = 2048
-    """Training examples drawn in each iteration."""
+    num_examples: ExampleCount = 2048
+    """Training examples drawn in each iteration, or ``all`` of them."""
     num_negatives: PositiveInt = 1
     """Rejected titles per example; 2N answers are decoded to find them."""
     negatives: Literal["beam", "greedy", "sample", "random", "popular", "similar", "candidates"] = "beam"

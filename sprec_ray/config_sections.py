@@ -22,6 +22,14 @@ def size_or_auto(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
         raise ValueError(f"{value!r} is neither a whole number above 0 nor auto") from None
 
 
+def count_or_all(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Validate a number or ``all``, with one message for both."""
+    try:
+        return validate(value)
+    except ValidationError:
+        raise ValueError(f"{value!r} is neither a whole number above 0 nor all") from None
+
+
 def number_or_valid(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     """Validate a number or ``valid``, with one message for both."""
     try:
@@ -31,6 +39,7 @@ def number_or_valid(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 
 
 MicroBatchSize = Annotated[PositiveInt | Literal["auto"], WrapValidator(size_or_auto)]
+ExampleCount = Annotated[PositiveInt | Literal["all"], WrapValidator(count_or_all)]
 
 STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # a name like 2024 is a number to YAML
 

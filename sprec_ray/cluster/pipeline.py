@@ -109,7 +109,8 @@ class RayStages:
     def sample(self, iteration: int) -> list[Example]:
         """This iteration's examples, drawn without replacement with a seed of their own."""
         examples = self.train_examples
-        count = min(self.config.selfplay.num_examples, len(examples))
+        asked = self.config.selfplay.num_examples
+        count = len(examples) if asked == "all" else min(asked, len(examples))
         rng = derive_rng(self.config.seed, f"self-play/{iteration}")
         return [examples[index] for index in sorted(rng.permutation(len(examples))[:count].tolist())]
 

@@ -35,6 +35,7 @@ WITHOUT_EFFECT = (
     "training.max_failures",
     "training.save_steps",
     "decoding.placement",
+    "evaluation.base",
 )
 """Settings that change no byte of a stage."""
 
