@@ -8,17 +8,14 @@ this environment or in that of ``--peer-python``), ``models`` compares all our m
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from sprec_ray.baselines.fit import fit_recommender, target_ranks
+from sprec_ray.baselines.fit import target_ranks
 from sprec_ray.baselines.recommender import Recommender
-from sprec_ray.config_methods import CollaborativeConfig
 from sprec_ray.config_sections import DataConfig
 from sprec_ray.data.sources.movielens import read_movielens
 from sprec_ray.types import Example

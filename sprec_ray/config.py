@@ -148,6 +148,15 @@ class RunConfig:
     collaborative: CollaborativeConfig = CollaborativeConfig()
     """The model that knows items by their ids: a baseline, D3's and RosePO's second opinion."""
 
+    @property
+    def needs_recommender(self) -> bool:
+        """Whether a collaborative model has to be trained."""
+        return (
+            self.recommender == "collaborative"
+            or self.evaluation.adjustment == "collaborative"
+            or (self.preference.oracle and self.selfplay.preference)
+        )
+
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
         """Check what sections demand of each other."""
@@ -157,6 +166,7 @@ class RunConfig:
                 f"{self.preference.loss} takes one rejected title"
             )
         self._check_search()
+        self._check_method()
         if self.data.source != "demo" and not self.data.path:
             raise ValueError(f"data.source={self.data.source} needs data.path=FOLDER")
         if abs(sum(self.data.split) - 1) > 1e-9:
@@ -195,6 +205,18 @@ class RunConfig:
                 f"selfplay.negatives=greedy gives one answer, and selfplay.num_negatives={self.selfplay.num_negatives} "
                 "asks for more; set selfplay.negatives=beam"
             )
+
+    def _check_method(self) -> None:
+        if self.preference.oracle and self.preference.loss != "rosepo":
+            raise ValueError(
+                f"preference.oracle=true smooths preference.loss=rosepo; {self.preference.loss} has no smoothing"
+            )
+        if self.evaluation.gamma == "valid" and self.evaluation.adjustment == "none":
+            raise ValueError(
+                "evaluation.gamma=valid weighs an adjustment; set evaluation.adjustment=collaborative or popularity"
+            )
+        if self.evaluation.adjustment == "collaborative" and self.collaborative.model == "random":
+            raise ValueError("evaluation.adjustment=collaborative with collaborative.model=random is no opinion")
 
     def _check_nf4(self) -> None:
         if not self.training.gpus_per_worker or not self.decoding.gpus_per_decoder:

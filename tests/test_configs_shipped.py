@@ -48,7 +48,7 @@ def attributes_read() -> set[str]:
     """Names read as ``x.name`` anywhere in the package but its configuration."""
     names = set()
     for path in (ROOT / "sprec_ray").rglob("*.py"):
-        if path != ROOT / "sprec_ray" / "config.py":
+        if not path.name.startswith("config"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                     names.add(node.attr)

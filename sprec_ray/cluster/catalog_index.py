@@ -29,27 +29,35 @@ class CatalogIndex:
     trie: Trie
     titles: tuple[str, ...]
 
+    def places_in(self, catalog: Sequence[str]) -> list[int]:
+        """The places of the titles in the whole catalogue, of which too long ones are not in the index."""
+        place_of = {title: place for place, title in enumerate(catalog)}
+        return [place_of[title] for title in self.titles]
+
     def hypotheses(self, found: Found) -> tuple[Hypothesis, ...]:
         """The answers as responses, written as the catalogue writes them; nothing is decoded to text."""
         return tuple(
             self._hypothesis(leaf, logp) for leaf, logp in zip(found.leaves.tolist(), found.logps.tolist(), strict=True)
         )
 
-    def ranked(self, logps_PI: Floats, targets: Sequence[str], num_answers: int) -> list[dict[str, Any]]:
-        """Rollouts' fields from the log-probabilities of all items; equal ones are in the catalogue's order."""
+    def ranked(
+        self, logps_PI: Floats, scores_PI: Floats, targets: Sequence[str], num_answers: int
+    ) -> list[dict[str, Any]]:
+        """Rollouts' fields from the scores of all items; items of equal scores are in the catalogue's order."""
         leaf_of, place_of = self.trie.leaf_of_items(), {title: place for place, title in enumerate(self.titles)}
         rollouts = []
-        for logps, target in zip(logps_PI, targets, strict=True):
+        for logps, scores, target in zip(logps_PI, scores_PI, targets, strict=True):
             best: dict[int, float] = {}
-            for item in np.argsort(-logps, kind="stable").tolist():
+            for item in np.argsort(-scores, kind="stable").tolist():
                 best.setdefault(int(leaf_of[item]), float(logps[item]))
                 if len(best) == num_answers:
                     break
             hypotheses = tuple(self._hypothesis(leaf, logp) for leaf, logp in best.items())
             rollout: dict[str, Any] = {"hypotheses": hypotheses, "gap": 0.0}
             if target in place_of:
-                logp = logps[place_of[target]]
-                rollout |= {"target_rank": int((logps > logp).sum()), "target_logp": float(logp)}
+                place = place_of[target]
+                above = int((scores > scores[place]).sum())
+                rollout |= {"target_rank": above, "target_logp": float(logps[place])}
             rollouts.append(rollout)
         return rollouts
 

@@ -17,6 +17,7 @@ from sprec_ray.cluster.parcel import Parcel, SentAdapter
 from sprec_ray.config import DecodingConfig
 from sprec_ray.decoding.decoder import Decoder, DecoderModel, make_decoder
 from sprec_ray.decoding.request import CatalogSearch
+from sprec_ray.decoding.tree import Floats
 
 SharedIndex = tuple[Any]
 """The pool's ``CatalogIndex`` in Ray's object store, in a tuple so that a call does not read it."""
@@ -90,11 +91,12 @@ class DecoderActor:
         *,
         search: CatalogSearch,
         seeds: Sequence[int],
+        item_logps: Floats | None = None,
     ) -> list[Answers]:
         """The catalogue's answers to a chunk under the adapter."""
         self.load_adapter(adapter)
         index = self._read(shared)
-        answers = self._decoder.search(index.trie, prompts, search, seeds=seeds)
+        answers = self._decoder.search(index.trie, prompts, search, seeds=seeds, item_logps=item_logps)
         return [
             {"hypotheses": index.hypotheses(found), "gap": None if isnan(found.gap) else found.gap} for found in answers
         ]
@@ -106,12 +108,19 @@ class DecoderActor:
         shared: SharedIndex,
         *,
         targets: Sequence[str],
-        num_answers: int,
+        search: CatalogSearch,
+        item_logps: Floats | None = None,
     ) -> list[Answers]:
-        """The most probable titles of the whole catalogue, and the place and log-probability of each target."""
+        """The best titles of the whole catalogue, and the place and log-probability of each target.
+
+        They are ranked as ``search`` ranks: by log-probability, ``item_logps`` weighed against it.
+        """
         self.load_adapter(adapter)
         index = self._read(shared)
-        return index.ranked(self._decoder.rank(index.trie, prompts), targets, num_answers)
+        logps_PI = self._decoder.rank(index.trie, prompts)
+        g = search.lm_weight
+        scores_PI = logps_PI if item_logps is None else g * logps_PI + (1 - g) * item_logps
+        return index.ranked(logps_PI, scores_PI, targets, search.num_answers)
 
     def _read(self, shared: SharedIndex) -> CatalogIndex:
         """The index of the pool, read once; a decoder that started again reads it again."""

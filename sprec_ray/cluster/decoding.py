@@ -5,30 +5,28 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from sprec_ray.artifacts import read_rollouts, write_rows
+from sprec_ray.artifacts import write_rows
 from sprec_ray.cluster.catalog_index import CatalogIndex
 from sprec_ray.cluster.decoder_actor import DecoderActor, num_threads
+from sprec_ray.cluster.delivery import Delivery, PendingDecode, PromptRow, chunk_file, kept_chunk
 from sprec_ray.cluster.hardware import environment
 from sprec_ray.cluster.parcel import Parcel, SentAdapter, send
-from sprec_ray.cluster.progress import DecodeProgress, IsValid
+from sprec_ray.cluster.progress import DecodeProgress
 from sprec_ray.config import DecodingConfig, RunConfig
 from sprec_ray.decoding.decoder import DecoderModel
 from sprec_ray.decoding.request import CatalogSearch
+from sprec_ray.decoding.tree import Floats
 from sprec_ray.types import AdapterCheckpoint, Rollout
 
 logger = logging.getLogger(__name__)
-
-PromptRow = tuple[str, Sequence[int]]
-"""An example's id and the token ids of its prompt."""
 
 _MAX_RESTARTS = 2
 """How often a dead decoder is started again, and its chunk decoded again."""
@@ -40,33 +38,6 @@ _WAIT_S = 60.0
 
 class DecodingError(RuntimeError):
     """A decoder failed; the message is one line with the cause."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """What becomes of rollouts on their way to the caller."""
-
-    label: str = "decoding"
-    """Heads the progress bar."""
-    is_valid: IsValid | None = None
-    """Which texts count as valid in the progress bar."""
-    chunks: Path | None = None
-    """Folder where finished chunks are kept; those of an interrupted decode of the same rows are read from it."""
-    kept: Callable[[Path], None] = lambda chunks: None
-    """Called with that folder whenever a chunk was kept."""
-    then: Callable[[list[Rollout]], None] | None = None
-    """Called with all rollouts as soon as the last is there, before the caller gets them."""
-
-
-class PendingDecode:
-    """Rollouts on their way; the caller may train meanwhile."""
-
-    def __init__(self, future: Future[list[Rollout]]) -> None:
-        self._future = future
-
-    def result(self) -> list[Rollout]:
-        """The rollouts in the order of the rows, waiting for them. Raises what the decoding raised."""
-        return self._future.result()
 
 
 class DecoderPool:
@@ -150,23 +121,39 @@ class DecoderPool:
         adapter = self._adapter
         return PendingDecode(self._thread.submit(self._decode, list(rows), submit, Delivery(**delivery)))
 
-    def start_search(self, rows: Sequence[PromptRow], search: CatalogSearch, **delivery: Any) -> PendingDecode:
-        """Start to search the catalogue for the rows, as ``start_decode`` does; a row's place is its sample's seed."""
+    def start_search(
+        self, rows: Sequence[PromptRow], search: CatalogSearch, *, item_logps: Floats | None = None, **delivery: Any
+    ) -> PendingDecode:
+        """Start to search the catalogue for the rows, as ``start_decode`` does; a row's place is its sample's seed.
+
+        ``item_logps`` [rows, items of the index] are a second opinion, weighed against ``search.lm_weight``.
+        """
 
         def submit(actor: Any, prompts: list[list[int]], places: range) -> Any:
-            return actor.search.remote(adapter, prompts, self._index, search=search, seeds=list(places))
+            opinion = _rows_at(item_logps, places)
+            seeds = list(places)
+            return actor.search.remote(adapter, prompts, self._index, search=search, seeds=seeds, item_logps=opinion)
 
         adapter = self._adapter
         return PendingDecode(self._thread.submit(self._decode, list(rows), submit, Delivery(**delivery)))
 
     def start_rank(
-        self, rows: Sequence[PromptRow], targets: Sequence[str], *, num_answers: int, **delivery: Any
+        self,
+        rows: Sequence[PromptRow],
+        targets: Sequence[str],
+        search: CatalogSearch,
+        *,
+        item_logps: Floats | None = None,
+        **delivery: Any,
     ) -> PendingDecode:
-        """Start to rank the whole catalogue for the rows: the best answers, and where each row's target stands."""
+        """Start to rank the whole catalogue for the rows: ``search.num_answers``, and where each row's target stands.
+
+        ``item_logps`` as in ``start_search``.
+        """
 
         def submit(actor: Any, prompts: list[list[int]], places: range) -> Any:
-            asked = [targets[place] for place in places]
-            return actor.rank.remote(adapter, prompts, self._index, targets=asked, num_answers=num_answers)
+            asked, opinion = [targets[place] for place in places], _rows_at(item_logps, places)
+            return actor.rank.remote(adapter, prompts, self._index, targets=asked, search=search, item_logps=opinion)
 
         adapter = self._adapter
         return PendingDecode(self._thread.submit(self._decode, list(rows), submit, Delivery(**delivery)))
@@ -198,7 +185,7 @@ class DecoderPool:
         progress = DecodeProgress(delivery.label, len(rows), delivery.is_valid)
         size = self._chunk_size
         chunks = [range(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
-        done = {places: kept for places in chunks if (kept := _kept_chunk(delivery.chunks, rows, places)) is not None}
+        done = {places: kept for places in chunks if (kept := kept_chunk(delivery.chunks, rows, places)) is not None}
         todo = iter([places for places in chunks if places not in done])
         in_flight: dict[Any, tuple[range, Any]] = {}
 
@@ -223,7 +210,7 @@ class DecoderPool:
                     ]
                     done[places] = rollouts
                     if delivery.chunks is not None:
-                        write_rows(_chunk_file(delivery.chunks, places), rollouts)
+                        write_rows(chunk_file(delivery.chunks, places), rollouts)
                         delivery.kept(delivery.chunks)
                     progress.advance([rollout.hypotheses for rollout in rollouts])
                     submit(actor)
@@ -255,17 +242,8 @@ def decoder_model(config: RunConfig, path: str, *, max_beam_width: int) -> Decod
     )
 
 
-def _chunk_file(folder: Path, places: range) -> Path:
-    return folder / f"{places.start:08d}-{places.stop:08d}.jsonl"
-
-
-def _kept_chunk(folder: Path | None, rows: Sequence[PromptRow], places: range) -> list[Rollout] | None:
-    """The rollouts of a chunk that an interrupted decode has left."""
-    if folder is None or not _chunk_file(folder, places).is_file():
-        return None
-    rollouts = read_rollouts(_chunk_file(folder, places))
-    same = [rollout.example_id for rollout in rollouts] == [rows[place][0] for place in places]
-    return rollouts if same else None
+def _rows_at(values_RI: Floats | None, places: range) -> Floats | None:
+    return None if values_RI is None else np.ascontiguousarray(values_RI[places.start : places.stop])
 
 
 def _get(references: list[Any]) -> list[Any]:

@@ -13,7 +13,8 @@ from typing import Any
 
 from sprec_ray.artifacts import Stage, write_bytes, write_json, write_rows
 from sprec_ray.cluster.catalog_index import catalog_index
-from sprec_ray.cluster.decoding import DecoderPool, DecodingError, PendingDecode, decoder_model
+from sprec_ray.cluster.decoding import DecoderPool, DecodingError, decoder_model
+from sprec_ray.cluster.delivery import PendingDecode
 from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.parcel import ADAPTER, Parcel, pack
 from sprec_ray.cluster.searches import max_beam_width
@@ -22,6 +23,7 @@ from sprec_ray.cluster.training import TrainingSession
 from sprec_ray.cluster.worker import EmbedTask, TextSettings, TrainTask
 from sprec_ray.config import RunConfig
 from sprec_ray.decoding.request import CatalogSearch
+from sprec_ray.decoding.tree import Floats
 from sprec_ray.training.batches import warn_of_short_phase
 from sprec_ray.training.phase import Phase
 from sprec_ray.types import AdapterCheckpoint, Example, PreferenceGroup
@@ -54,6 +56,8 @@ class Engines:
         self._pool_started_at: float | None = None
         self._encoder: Any = None
         self._room: int | None = None
+        self._searchable: list[int] = []
+        """Places in the catalogue of the titles that a search can find."""
         self._model: Parcel | None = None
         self.decoder_name = ""
         """Name and version of the decoding engine, once it has started."""
@@ -117,6 +121,7 @@ class Engines:
             )
             # As in training, a title that is longer than max_response_tokens takes its room from prompts.
             self._room = min(model.max_prompt_tokens, max_model_len - index.trie.depth)
+            self._searchable = index.places_in(self._titles())
         decoder = decoder_model(self._config, model_path, max_beam_width=max_beam_width(self._config))
         files = next(iter(self._model_parcels(model_path)), None)
         launch = partial(
@@ -229,14 +234,16 @@ class Engines:
         *,
         search: CatalogSearch | int,
         rank: bool = False,
+        item_logps: Floats | None = None,
         **delivery: Any,
     ) -> PendingDecode:
         """Begin to decode the examples' prompts under a policy, once the decoders prove that they hold it.
 
         ``search`` is what to look for in the catalogue, or how many free beams to decode; with ``rank``
-        all of the catalogue is ranked instead, and as many answers are kept. Where decoding must not
-        overlap training it is done on return. ``delivery`` are the fields of ``Delivery``. Raises DecodingError when
-        a decoder's log-probability of the canary differs from the trainer's.
+        all of the catalogue is ranked instead, and as many answers are kept. ``item_logps`` [examples, titles] are a
+        second opinion on the catalogue. Where decoding must not overlap training it is done on return. ``delivery`` are
+        the fields of ``Delivery``. Raises DecodingError when a decoder's log-probability of the canary differs from the
+        trainer's.
         """
         delivery["kept"] = self._push
         with self._lock:
@@ -248,12 +255,13 @@ class Engines:
                 pool.load_adapter(policy)
                 if policy is not None:
                     self._check_canary(pool, policy)
-            if rank:
-                targets = [example.target for example in examples]
-                num_answers = search if isinstance(search, int) else search.num_answers
-                pending = pool.start_rank(rows, targets, num_answers=num_answers, **delivery)
-            elif isinstance(search, CatalogSearch):
-                pending = pool.start_search(rows, search, **delivery)
+            if isinstance(search, CatalogSearch):
+                item_logps = None if item_logps is None else item_logps[:, self._searchable]
+                if rank:
+                    targets = [example.target for example in examples]
+                    pending = pool.start_rank(rows, targets, search, item_logps=item_logps, **delivery)
+                else:
+                    pending = pool.start_search(rows, search, item_logps=item_logps, **delivery)
             else:
                 new = self._config.model.max_response_tokens
                 pending = pool.start_decode(rows, beam_width=search, max_new_tokens=new, **delivery)

@@ -5,28 +5,28 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sprec_ray.artifacts import Stage, write_json
+from sprec_ray.cluster.run_data import RunData
 from sprec_ray.cluster.worker import EmbedTask
 from sprec_ray.config import RunConfig
-from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import parse_response, render_prompt
 from sprec_ray.data.sequences import derive_rng
+from sprec_ray.evaluation.adjustment import Adjustment
 from sprec_ray.evaluation.evaluate import (
     EvaluationTask,
+    Ranking,
     evaluate_predictions,
     evaluate_ranking,
     rank_by_embedding,
     rank_lists,
 )
-from sprec_ray.evaluation.grounding import Embedder, sentence_embedder
+from sprec_ray.evaluation.grounding import Embedder, ground_adjusted, sentence_embedder, text_to_ground
 from sprec_ray.evaluation.metrics import kept_genres
 from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, Rollout
 
@@ -40,46 +40,42 @@ class Evaluator:
     def __init__(
         self,
         config: RunConfig,
+        data: RunData,
+        rows: Sequence[Example],
         *,
-        catalog: Catalog,
-        train: Sequence[Example],
-        test: Sequence[Example],
-        model_path: str,
+        model_path: Callable[[], str],
         embed: RunEmbedding,
+        adjustment: Callable[[], Adjustment],
     ) -> None:
-        self._config, self._catalog, self._test, self._model_path = config, catalog, test, model_path
+        self._config, self._catalog, self._model_path = config, data.catalog, model_path
+        self.rows = rows
+        """What is measured on."""
         self.waited_s = 0.0
         """Seconds of the last ``evaluate`` in which the training workers were busy with something else."""
-        self._run_embedding = embed
-        # A window's history is the earlier part of the same sequence: targets alone count every event about once.
-        self._popularity = Counter(example.target for example in train if example.target in catalog)
+        self._run_embedding, self._adjustment, self._popularity = embed, adjustment, data.popularity
         self._task = EvaluationTask(
-            targets=[example.target for example in test],
-            histories=[example.history for example in test],
-            catalog=catalog,
-            kept_genres=kept_genres(self._popularity, catalog.genres, num=config.evaluation.num_genres),
+            targets=[example.target for example in rows],
+            histories=[example.history for example in rows],
+            catalog=data.catalog,
+            kept_genres=kept_genres(data.popularity, data.catalog.genres, num=config.evaluation.num_genres),
             ks=config.evaluation.k,
         )
 
     def evaluate(
-        self, label: str, policy: AdapterCheckpoint | None, rollouts: Sequence[Rollout], stage: Stage
+        self,
+        label: str,
+        policy: AdapterCheckpoint | None,
+        rollouts: Sequence[Rollout],
+        stage: Stage,
+        *,
+        gamma: float = 0.0,
     ) -> EvalResult:
-        """Rank titles by the hypotheses of every row and measure them.
+        """Rank titles by the hypotheses of every row, and by the second opinion with the weight gamma; measure them.
 
         ``predictions.json`` and ``grounded.json`` in the stage's folder, and the ``catalog`` folder beside it, are what
         ``jobs.score_predictions`` reads: it must give the same numbers.
         """
-        self.waited_s = 0.0
-        self._write_catalog(stage.path.parent / "catalog")
-        generated = [rollout.hypotheses[0].text for rollout in rollouts]
-        grounding = self._config.evaluation.grounding
-        if grounding in {"search", "ranking"}:
-            ranking = rank_lists([_titles(rollout) for rollout in rollouts], self._task)
-        elif grounding == "sentence":
-            embed = sentence_embedder(self._config.evaluation.sentence_model)
-            ranking = rank_by_embedding(generated, self._task, embed)
-        else:
-            ranking = rank_by_embedding(generated, self._task, self._policy_embedder(label, policy))
+        ranking = self._rank(label, policy, rollouts, gamma)
         data = self._config.data
         write_json(
             stage.path / "predictions.json",
@@ -89,20 +85,60 @@ class Evaluator:
                     "output": f'"{example.target}"',
                     "predict": [text],
                 }
-                for example, text in zip(self._test, generated, strict=True)
+                for example, text in zip(self.rows, _generated(rollouts), strict=True)
             ],
         )
-        ranked = [[ranking.names[index] for index in row if index >= 0] for row in ranking.ranked_BK]
-        write_json(stage.path / "grounded.json", ranked)
-        result = evaluate_ranking(label, ranking, self._task, generated=generated)
+        self._write_ranking(ranking, stage)
+        return self._measure(label, ranking, rollouts)
+
+    def result(
+        self, label: str, policy: AdapterCheckpoint | None, rollouts: Sequence[Rollout], *, gamma: float
+    ) -> EvalResult:
+        """What ``evaluate`` returns, with nothing written."""
+        return self._measure(label, self._rank(label, policy, rollouts, gamma), rollouts)
+
+    def evaluate_scores(self, label: str, scores_BI: npt.NDArray[np.floating], stage: Stage) -> EvalResult:
+        """Rank titles by an array of scores and measure them; ``grounded.json`` as of ``evaluate``."""
+        ranking = Ranking(
+            ranked_BK=np.argsort(-scores_BI, axis=1, kind="stable")[:, : max(self._task.ks)],
+            names=self._catalog.titles,
+            counts={},
+        )
+        self._write_ranking(ranking, stage)
+        return evaluate_ranking(label, ranking, self._task)
+
+    def _rank(self, label: str, policy: AdapterCheckpoint | None, rollouts: Sequence[Rollout], gamma: float) -> Ranking:
+        self.waited_s = 0.0
+        grounding = self._config.evaluation.grounding
+        if grounding in {"search", "ranking"}:
+            return rank_lists([_titles(rollout) for rollout in rollouts], self._task)
+        embed = self.title_embedder() if grounding == "sentence" else self._policy_embedder(label, policy)
+        if not gamma:
+            return rank_by_embedding(_generated(rollouts), self._task, embed)
+        ranked_BK = ground_adjusted(
+            [text_to_ground(text) for text in _generated(rollouts)],
+            self._catalog,
+            embed,
+            self._adjustment().shares(self._task.histories),
+            gamma=gamma,
+            k=max(self._task.ks),
+        )
+        return Ranking(ranked_BK=ranked_BK, names=self._catalog.titles, counts={})
+
+    def _measure(self, label: str, ranking: Ranking, rollouts: Sequence[Rollout]) -> EvalResult:
+        grounding = self._config.evaluation.grounding
+        result = evaluate_ranking(label, ranking, self._task, generated=_generated(rollouts))
         inexact = {"num_inexact_rows": sum(bool(rollout.gap) for rollout in rollouts)}
         whole = _whole_ranking(rollouts) if grounding == "ranking" else {}
         if grounding in {"search", "ranking"}:
             whole["mass"] = float(np.mean([_mass(rollout) for rollout in rollouts]))
         return dataclasses.replace(result, metrics={**result.metrics, **whole}, counts={**result.counts, **inexact})
 
-    def _write_catalog(self, folder: Path) -> None:
-        """The catalogue in SPRec's format."""
+    def _write_ranking(self, ranking: Ranking, stage: Stage) -> None:
+        """The ranked titles of every row, and beside the stage the catalogue in SPRec's format."""
+        ranked = [[ranking.names[index] for index in row if index >= 0] for row in ranking.ranked_BK]
+        write_json(stage.path / "grounded.json", ranked)
+        folder = stage.path.parent / "catalog"
         write_json(folder / "id2name.json", {str(index): title for index, title in enumerate(self._catalog.titles)})
         write_json(folder / "name2genre.json", self._catalog.genres)
         write_json(folder / "genre_dict.json", dict.fromkeys(self._task.kept_genres, 0))
@@ -113,16 +149,25 @@ class Evaluator:
         titles = self._catalog.titles
         popular = sorted(titles, key=lambda title: -self._popularity[title])[:places]
         rng = derive_rng(self._config.seed, "random baseline")
-        drawn = [[titles[index] for index in rng.permutation(len(titles))[:places]] for _ in self._test]
+        drawn = [[titles[index] for index in rng.permutation(len(titles))[:places]] for _ in self.rows]
         return [
-            evaluate_predictions("popularity", None, self._task, ranked_titles=[popular] * len(self._test)),
+            evaluate_predictions("popularity", None, self._task, ranked_titles=[popular] * len(self.rows)),
             evaluate_predictions("random", None, self._task, ranked_titles=drawn),
         ]
+
+    def title_embedder(self) -> Embedder:
+        """What says how much two titles are alike.
+
+        The sentence model where policies are grounded with one, else the language model without an adapter.
+        """
+        if self._config.evaluation.grounding == "sentence":
+            return sentence_embedder(self._config.evaluation.sentence_model)
+        return self._policy_embedder("titles", None)
 
     def _policy_embedder(self, label: str, policy: AdapterCheckpoint | None) -> Embedder:
         def embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
             task = EmbedTask(
-                model_path=self._model_path,
+                model_path=self._model_path(),
                 dtype=self._config.model.dtype,
                 trust_remote_code=self._config.model.trust_remote_code,
                 adapter=policy.path if policy else None,
@@ -137,6 +182,11 @@ class Evaluator:
             return vectors
 
         return embed
+
+
+def _generated(rollouts: Sequence[Rollout]) -> list[str]:
+    """The first answer to every row."""
+    return [rollout.hypotheses[0].text for rollout in rollouts]
 
 
 def _titles(rollout: Rollout) -> list[str]:

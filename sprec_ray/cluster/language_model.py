@@ -16,9 +16,10 @@ from sprec_ray.config_files import config_to_dict
 from sprec_ray.config_methods import PhaseConfig
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import render_prompt, render_response
+from sprec_ray.selfplay.groups import sft_groups
 from sprec_ray.storage.mirror import Mirror
 from sprec_ray.training.phase import Phase
-from sprec_ray.types import Example, PreferenceGroup
+from sprec_ray.types import Example
 
 
 def pretrained_model(
@@ -85,11 +86,3 @@ def _pretrain(
         ),
     )
     return engines.train(stage, phase, sft_groups(examples), "pre-training", whole_text=True)
-
-
-def sft_groups(examples: Sequence[Example]) -> list[PreferenceGroup]:
-    """The examples as groups that reject nothing: what supervised training takes."""
-    return [
-        PreferenceGroup(example_id=example.example_id, history=example.history, chosen=example.target, rejected=())
-        for example in examples
-    ]

@@ -5,37 +5,36 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
 
 from sprec_ray.artifacts import Stage, as_eval_result, read_rollouts, read_rows, write_rows
 from sprec_ray.cluster.datasets import prepare_data
-from sprec_ray.cluster.decoding import PendingDecode
 from sprec_ray.cluster.engines import Engines
-from sprec_ray.cluster.evaluation import Evaluator
 from sprec_ray.cluster.kept import KeptEngines
-from sprec_ray.cluster.language_model import pretrained_model, sft_groups
+from sprec_ray.cluster.language_model import pretrained_model
+from sprec_ray.cluster.measuring import Measurement
+from sprec_ray.cluster.pairing import Pairing, needs_rollouts
+from sprec_ray.cluster.recommending import Recommending
 from sprec_ray.cluster.results import evaluations_folder
-from sprec_ray.cluster.searches import check_number_of_titles, evaluation_search, negatives_search
-from sprec_ray.cluster.sharing import SharedStages
+from sprec_ray.cluster.run_data import RunData, Split
+from sprec_ray.cluster.searches import check_catalog, negatives_search
+from sprec_ray.cluster.stage_keeper import StageKeeper
 from sprec_ray.cluster.timeline import Clock
 from sprec_ray.config import RunConfig
 from sprec_ray.config_methods import PhaseConfig, PreferenceConfig
-from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import parse_response
 from sprec_ray.data.sequences import derive_rng
-from sprec_ray.selfplay.negatives import mix_random, random_groups, self_play_groups
+from sprec_ray.selfplay.groups import genre_weights, sft_groups
+from sprec_ray.selfplay.loop import run_self_play
 from sprec_ray.storage.mirror import open_mirror
 from sprec_ray.training.phase import Phase
 from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, PreferenceGroup, Rollout
 
 logger = logging.getLogger(__name__)
-
-Split = Literal["test", "valid"]
 
 
 class RayStages:
@@ -46,33 +45,36 @@ class RayStages:
     ) -> None:
         self.config, self.folder, self.split = config, folder, split
         self.clock, self.mirror = Clock(folder), open_mirror(config.output_dir)
-        self.engines = Engines(config, folder, self.clock, lambda: self.catalog.titles, self.mirror.push, kept=kept)
-        self._shared = SharedStages(config, folder)
+        self.data = RunData(folder / "data", split)
+        self.engines = Engines(
+            config, folder, self.clock, lambda: self.data.catalog.titles, self.mirror.push, kept=kept
+        )
+        self.keeper = StageKeeper(config, folder, self.mirror, may_wait=lambda: not self.engines.are_running)
         self._evaluations = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
         self._pending: list[Future[EvalResult]] = []
 
     def prepare(self) -> None:
         """Make the examples that the loop starts from. Raises ConfigError for settings that they cannot serve."""
         stage = Stage(self.folder / "data")
-        if not self._is_done(stage):
-            with self.clock.span("data", "load"), self._stage(stage, "data") as summary:
+        if not self.keeper.is_done(stage):
+            with self.clock.span("data", "load"), self.keeper.filling(stage, "data") as summary:
                 summary.update(counts=prepare_data(self.config.data, out=stage.path))
-        check_number_of_titles(self.config, len(self.catalog))
+        check_catalog(self.config, self.data.catalog)
 
-    @cached_property
-    def catalog(self) -> Catalog:
-        """The distinct titles of the run's data."""
-        return Catalog.read(self.folder / "data" / "catalog.json")
+    def run(self, *, on_result: Callable[[EvalResult], None] | None = None) -> list[EvalResult]:
+        """Train and measure what the configuration describes; the results in order, baselines last.
 
-    @cached_property
-    def train_examples(self) -> list[Example]:
-        """All training examples."""
-        return read_rows(self.folder / "data" / "train.jsonl", Example)
-
-    @cached_property
-    def measured_examples(self) -> list[Example]:
-        """The examples that policies are measured on."""
-        return read_rows(self.folder / "data" / f"{self.split}.jsonl", Example)
+        ``on_result`` as of ``run_self_play``.
+        """
+        if self.config.needs_recommender:
+            _ = self.recommending.recommender  # before engines run: it may wait for a run that trains the same
+        if self.config.recommender == "language_model":
+            results = run_self_play(self.config, self, on_result=on_result)
+        else:
+            results = [self.recommending.evaluate(self.evaluations, self.measurement.evaluator)]
+            if on_result is not None:
+                on_result(results[0])
+        return [*results, *self.measurement.evaluator.baselines()]
 
     @property
     def evaluations(self) -> Path:
@@ -85,30 +87,17 @@ class RayStages:
         if self.config.model.name_or_path != "scratch":
             given = Path(self.config.model.name_or_path).expanduser()
             return str(given.resolve()) if given.is_dir() else self.config.model.name_or_path
-        return pretrained_model(self.config, self.mirror, self.engines, train=self.train_examples, catalog=self.catalog)
-
-    def _is_done(self, stage: Stage) -> bool:
-        """Whether a stage is on disk, be it from another run that shares its stages."""
-        return stage.is_finished or self._shared.adopt(stage, may_wait=not self.engines.are_running)
-
-    @contextmanager
-    def _stage(self, stage: Stage, name: str) -> Iterator[dict[str, Any]]:
-        """Fill a stage's folder inside the block and mark it as finished; yields the summary to fill."""
-        stage.start()
-        logger.info("%s", name)
-        summary: dict[str, Any] = {}
-        yield summary
-        stage.finish(summary)
-        self._shared.publish(stage)
-        self.mirror.push(self.folder)
+        return pretrained_model(
+            self.config, self.mirror, self.engines, train=self.data.train, catalog=self.data.catalog
+        )
 
     def first_sft(self) -> AdapterCheckpoint:
         """A_0: SFT of a fresh adapter on all training examples."""
-        return self._sft(Stage(self.folder / "sft"), None, self.train_examples, version=1, name="sft")
+        return self._sft(Stage(self.folder / "sft"), None, self.data.train, version=1, name="sft")
 
     def sample(self, iteration: int) -> list[Example]:
         """This iteration's examples, drawn without replacement with a seed of their own."""
-        examples = self.train_examples
+        examples = self.data.train
         asked = self.config.selfplay.num_examples
         count = len(examples) if asked == "all" else min(asked, len(examples))
         rng = derive_rng(self.config.seed, f"self-play/{iteration}")
@@ -117,12 +106,12 @@ class RayStages:
     def start_decoding(
         self, iteration: int, policy: AdapterCheckpoint, examples: Sequence[Example]
     ) -> Callable[[], dict[str, Rollout]] | None:
-        """Begin to decode answers to the examples; None when the negatives are random."""
-        if self.config.selfplay.negatives == "random" or self._is_done(Stage(self._iteration(iteration) / "groups")):
+        """Begin to decode answers to the examples; None when they are not asked for."""
+        if not needs_rollouts(self.config) or self.keeper.is_done(Stage(self._iteration(iteration) / "groups")):
             return None
         stage = Stage(self._iteration(iteration) / "rollouts")
         file = stage.path / "rollouts.jsonl"
-        if self._is_done(stage):
+        if self.keeper.is_done(stage):
             return lambda: _by_example(read_rollouts(file))
         start = time.time()
         stage.start()
@@ -130,14 +119,20 @@ class RayStages:
         def finish(rollouts: list[Rollout]) -> None:
             """Called by the decoding thread, so that nothing is lost when what runs beside it fails."""
             write_rows(file, rollouts)
-            stage.finish({})
-            self._shared.publish(stage)
             self.clock.add(f"iteration {iteration}: negatives", "decode", start, time.time() - start)
-            self.mirror.push(self.folder)
+            self.keeper.finish(stage, {})
             logger.info("iteration %d: negatives decoded", iteration)
 
-        search, label = negatives_search(self.config, iteration), f"iteration {iteration}: decoding"
-        pending = self._decode(policy, examples, stage, search=search, label=label, then=finish)
+        pending = self.engines.decode(
+            policy,
+            examples,
+            self.model_path,
+            search=negatives_search(self.config, iteration),
+            is_valid=lambda text: parse_response(text) in self.data.catalog,
+            chunks=stage.partial / "chunks",
+            label=f"iteration {iteration}: decoding",
+            then=finish,
+        )
         return lambda: _by_example(pending.result())
 
     def train_sft(self, iteration: int, init: AdapterCheckpoint, examples: Sequence[Example]) -> AdapterCheckpoint:
@@ -150,33 +145,11 @@ class RayStages:
     ) -> list[PreferenceGroup]:
         """The preference groups of the examples, with what was dropped counted."""
         stage = Stage(self._iteration(iteration) / "groups")
-        if self._is_done(stage):
+        if self.keeper.is_done(stage):
             return read_rows(stage.path / "groups.jsonl", PreferenceGroup)
-        selfplay, titles = self.config.selfplay, self.catalog.titles
-        rng = derive_rng(self.config.seed, f"negatives/{iteration}")
-        counts: dict[str, int] = {}
         rollouts = decoding() if decoding is not None else {}
-        if selfplay.negatives == "random":
-            groups = random_groups(examples, num_negatives=selfplay.num_negatives, titles=titles, rng=rng)
-        else:
-            groups, counts = self_play_groups(
-                examples,
-                rollouts,
-                num_negatives=selfplay.num_negatives,
-                parse=parse_response,
-                titles=frozenset(titles),
-                exclude_history=selfplay.exclude_history,
-            )
-            counts["inexact"] = sum(bool(rollout.gap) for rollout in rollouts.values())
-            groups = mix_random(groups, ratio=selfplay.random_ratio, titles=titles, rng=rng)
-        if counts.get("top_equal_to_target", 0) > 0.5 * len(examples):
-            logger.warning("iteration %d: more than half of the policy's first answers are the targets", iteration)
-        if not groups:
-            raise ValueError(
-                f"iteration {iteration}: none of the {counts.get('beams', 0)} beams was a usable negative "
-                f"({counts.get('invalid', 0)} invalid); the policy has collapsed: lower preference.learning_rate"
-            )
-        with self._stage(stage, f"iteration {iteration}: {len(groups)} preference groups") as summary:
+        groups, counts = self.pairing.groups(iteration, examples, rollouts)
+        with self.keeper.filling(stage, f"iteration {iteration}: {len(groups)} preference groups") as summary:
             write_rows(stage.path / "groups.jsonl", groups)
             summary.update(counts={"examples": len(examples), "groups": len(groups), **counts})
         return groups
@@ -191,16 +164,16 @@ class RayStages:
         """Continue ``init`` on the groups, measured against ``reference``."""
         stage = Stage(self._iteration(iteration) / "preference")
         name = f"iteration {iteration}: {self.config.preference.loss}"
-        if not self._is_done(stage):
+        if not self.keeper.is_done(stage):
             phase = self._phase(stage, self.config.preference, init, reference)
-            with self._stage(stage, name) as summary:
+            with self.keeper.filling(stage, name) as summary:
                 summary.update(self.engines.train(stage, phase, groups, name))
         return self._adapter(stage, 2 * iteration + 3)
 
     def evaluate(self, label: str, policy: AdapterCheckpoint | None) -> Callable[[], EvalResult]:
         """Begin to measure a policy, beside what comes next where that may be; returns what waits for the result."""
         stage = Stage(self.evaluations / label)
-        if self._is_done(stage):
+        if self.keeper.is_done(stage):
             return lambda: as_eval_result(stage.summary["result"])
         self.engines.start(self.model_path)  # here, not in the thread, so that it is done once
         for earlier in self._pending:
@@ -217,10 +190,13 @@ class RayStages:
     def _sft(
         self, stage: Stage, init: AdapterCheckpoint | None, examples: Sequence[Example], *, version: int, name: str
     ) -> AdapterCheckpoint:
-        if not self._is_done(stage):
-            phase = self._phase(stage, self.config.sft if init is None else self.config.selfplay_sft, init, None)
-            with self._stage(stage, name) as summary:
-                summary.update(self.engines.train(stage, phase, sft_groups(examples), name))
+        if not self.keeper.is_done(stage):
+            settings = self.config.sft if init is None else self.config.selfplay_sft
+            genres = self.data.catalog.genres
+            weights = genre_weights(examples, genres) if settings.weighting == "genre" else None
+            phase = self._phase(stage, settings, init, None)
+            with self.keeper.filling(stage, name) as summary:
+                summary.update(self.engines.train(stage, phase, sft_groups(examples, weights), name))
         return self._adapter(stage, version)
 
     def _phase(
@@ -250,52 +226,48 @@ class RayStages:
         self.engines.remember_canary(adapter, stage.summary["canary"])
         return adapter
 
-    def _decode(
-        self, policy: AdapterCheckpoint | None, examples: Sequence[Example], stage: Stage, **options: Any
-    ) -> PendingDecode:
-        def is_valid(text: str) -> bool:
-            return parse_response(text) in self.catalog
-
-        options["chunks"] = stage.partial / "chunks"
-        return self.engines.decode(policy, examples, self.model_path, is_valid=is_valid, **options)
-
     def _evaluate(self, stage: Stage, label: str, policy: AdapterCheckpoint | None) -> EvalResult:
-        start = time.time()
-        name = f"{label}: {self.split} rows"
-        search, rank = evaluation_search(self.config), self.config.evaluation.grounding == "ranking"
-        rollouts = self._decode(policy, self.measured_examples, stage, search=search, label=name, rank=rank).result()
-        self.clock.add(name, "decode", start, time.time() - start)
-        start = time.time()
-        with self._stage(stage, f"{label}: evaluation") as summary:
-            result = self.evaluator.evaluate(label, policy, rollouts, stage)
-            summary.update(result=dataclasses.asdict(result), engine=self.engines.decoder_name)
-        busy_s = time.time() - start - self.evaluator.waited_s
-        self.clock.add(f"{label}: grounding", "evaluate", time.time() - busy_s, busy_s)
-        if policy is not None and result.metrics["valid"] < 0.9:
-            logger.warning("%s: only %.1f %% of the answers are titles", label, 100 * result.metrics["valid"])
+        rollouts, about = self.measurement.decode(label, policy, stage, rows=self.split)
+        with self.keeper.filling(stage, f"{label}: evaluation") as summary:
+            result = self.measurement.score(label, policy, rollouts, stage, gamma=about["gamma"])
+            summary.update(result=dataclasses.asdict(result), **about)
         return result
 
     @cached_property
-    def evaluator(self) -> Evaluator:
+    def measurement(self) -> Measurement:
         """What every policy is measured with."""
-        return Evaluator(
+        return Measurement(
             self.config,
-            catalog=self.catalog,
-            train=self.train_examples,
-            test=self.measured_examples,
-            model_path=self.model_path,
-            embed=self.engines.embed,
+            self.data,
+            self.engines,
+            self.clock,
+            model_path=lambda: self.model_path,
+            recommender=lambda: self.recommending.recommender,
         )
 
-    def decoding_engine(self) -> str:
-        """Name and version of the engine that decoded the test rows."""
-        return str(Stage(self.evaluations / "sft").summary["engine"])
+    @cached_property
+    def recommending(self) -> Recommending:
+        """The stages of the collaborative model."""
+        return Recommending(self.config, self.folder, self.data, self.keeper, self.clock)
+
+    @cached_property
+    def pairing(self) -> Pairing:
+        """What makes preference groups."""
+        embed = self.measurement.evaluator.title_embedder
+        return Pairing(self.config, self.data, embed=embed, recommender=lambda: self.recommending.recommender)
+
+    def engine_names(self) -> dict[str, str]:
+        """Names and versions of the engines that decoded the measured rows and trained."""
+        if self.config.recommender == "collaborative":
+            return {"training": f"torch {version('torch')}"}
+        decoding = str(Stage(self.evaluations / "sft").summary["engine"])
+        return {"decoding": decoding, "training": f"DeepSpeed, ZeRO {self.config.training.zero_stage}"}
 
     def close(self) -> None:
         """Stop the engines that were started."""
         self._evaluations.shutdown(wait=False, cancel_futures=True)
         self.engines.close()
-        self._shared.close()
+        self.keeper.close()
 
 
 def _by_example(rollouts: Sequence[Rollout]) -> dict[str, Rollout]:

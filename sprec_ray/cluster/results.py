@@ -123,6 +123,8 @@ def _evaluation_lines(results: list[EvalResult]) -> list[dict[str, Any]]:
 
 
 def _counters(config: RunConfig, folder: Path) -> dict[str, dict[str, int]]:
+    if config.recommender == "collaborative":
+        return {}
     counters = {"sft": _truncated(Stage(folder / "sft"))}
     for iteration in range(config.selfplay.num_iterations):
         stage = folder / f"iteration-{iteration}"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import json
 import logging
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -16,15 +14,16 @@ import ray
 import yaml
 
 from sprec_ray.artifacts import MARKER, ArtifactError, Stage, locked, read_json, remove_unfinished_writes, write_text
+from sprec_ray.cluster.checks import check_paths
 from sprec_ray.cluster.connection import init_ray as _init_ray
 from sprec_ray.cluster.kept import KeptEngines
-from sprec_ray.cluster.pipeline import RayStages, Split
+from sprec_ray.cluster.pipeline import RayStages
+from sprec_ray.cluster.recommending import RECOMMENDER
 from sprec_ray.cluster.resources import check_resources, num_cpus
 from sprec_ray.cluster.results import read_results, write_results, write_results_of
+from sprec_ray.cluster.run_data import Split
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import config_to_dict, flatten, read_yaml
-from sprec_ray.decoding.decoder import resolve_engine
-from sprec_ray.selfplay.loop import run_self_play
 from sprec_ray.storage.addresses import is_remote, without_options
 from sprec_ray.storage.mirror import open_mirror, working_folder
 from sprec_ray.types import EvalResult
@@ -84,10 +83,9 @@ def train_selfplay(config: RunConfig) -> RunOutcome:
             return RunOutcome(results=read_results(folder), report=report, address=address, was_finished=True)
         with open_stages(config, folder) as stages:
             stages.prepare()
-            results = [*run_self_play(config, stages), *stages.evaluator.baselines()]
-            engine = stages.decoding_engine()
-        training = f"DeepSpeed, ZeRO {config.training.zero_stage}"
-        write_results(config, folder, results, engines={"decoding": engine, "training": training})
+            results = stages.run()
+            engines = stages.engine_names()
+        write_results(config, folder, results, engines=engines)
         return RunOutcome(results=tuple(results), report=report, address=address, was_finished=False)
 
 
@@ -102,7 +100,7 @@ def evaluate_on_valid(config: RunConfig) -> tuple[EvalResult, ...]:
         if not _is_finished(config, folder):
             raise ConfigError(f"{folder} is not finished; run jobs.train_selfplay with the same arguments first")
         with open_stages(config, folder, split="valid") as stages:
-            results = [*run_self_play(config, stages), *stages.evaluator.baselines()]
+            results = stages.run()
         write_results_of("valid", folder, results)
         return tuple(results)
 
@@ -118,7 +116,7 @@ def prepare_run(config: RunConfig) -> tuple[Path, dict[str, int]]:
 def ray_for(configs: Sequence[RunConfig]) -> Iterator[None]:
     """A connection to Ray inside the block, for several runs, once each of them is known to find its files."""
     for config in configs:
-        _check_paths(config)
+        check_paths(config)
     reserving = {(config.training, config.decoding): config for config in configs}
     largest_first = sorted(reserving.values(), key=lambda config: -num_cpus(config))
     started_here = _connect(largest_first[0])
@@ -137,7 +135,7 @@ def open_run(config: RunConfig) -> Iterator[Path]:
 
     It is locked inside the block: two processes in one run would destroy each other's stages.
     """
-    _check_paths(config)
+    check_paths(config)
     folder = run_folder(config)
     folder.mkdir(parents=True, exist_ok=True)
     refusal = f"another process is running {folder}; wait for it or choose another name="
@@ -180,66 +178,6 @@ def address_of(config: RunConfig, file: str) -> str:
     return str(run_folder(config) / file)
 
 
-def _check_paths(config: RunConfig) -> None:
-    data, model = config.data, config.model.name_or_path
-    if data.path is not None and data.source != "huggingface" and not Path(data.path).expanduser().exists():
-        raise ConfigError(f"data.path={data.path} does not exist; give the folder of the raw files")
-    evaluation = config.evaluation
-    if evaluation.grounding == "sentence" and importlib.util.find_spec("sentence_transformers") is None:
-        raise ConfigError(
-            "evaluation.grounding=sentence needs sentence-transformers: pip install 'sprec-ray[sentence]', or set "
-            "evaluation.grounding=policy"
-        )
-    if resolve_engine(config.decoding) == "transformers" and config.decoding.tensor_parallel_size > 1:
-        raise ConfigError(
-            f"decoding.tensor_parallel_size={config.decoding.tensor_parallel_size} needs vLLM, which is not installed; "
-            "install it, or set decoding.tensor_parallel_size=1"
-        )
-    if config.decoding.engine == "vllm" and importlib.util.find_spec("vllm") is None:
-        raise ConfigError("decoding.engine=vllm needs vLLM, which is not installed; use decoding.engine=transformers")
-    if model != "scratch":
-        _check_model(config)
-
-
-def _check_model(config: RunConfig) -> None:
-    model = config.model.name_or_path
-    if Path(model).expanduser().is_dir():
-        try:
-            described = json.loads((Path(model).expanduser() / "config.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(
-                f"model.name_or_path={model} has no config.json; give the folder of a transformers model"
-            ) from None
-        except ValueError as error:
-            raise ConfigError(
-                f"model.name_or_path={model}: its config.json is damaged ({error}); download the model again"
-            ) from None
-        _check_context(config, described)
-        return
-    if model.startswith(("/", ".", "~")) or model.count("/") > 1:
-        raise ConfigError(f"model.name_or_path={model} does not exist; give a model folder, a hub name or 'scratch'")
-    from transformers import AutoConfig
-
-    try:
-        described = AutoConfig.from_pretrained(model, trust_remote_code=config.model.trust_remote_code).to_dict()
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model.name_or_path={model} is no folder here and could not be loaded from the hub "
-            f"({str(error).split(chr(10), 1)[0]}); check the name, the network and your access, or use 'scratch'"
-        ) from None
-    _check_context(config, described)
-
-
-def _check_context(config: RunConfig, described: dict[str, Any]) -> None:
-    context = {**described, **(described.get("text_config") or {})}.get("max_position_embeddings")
-    prompt, response = config.model.max_prompt_tokens, config.model.max_response_tokens
-    if context is not None and prompt + response > context:
-        raise ConfigError(
-            f"model.max_prompt_tokens={prompt} and model.max_response_tokens={response} exceed the context of "
-            f"{config.model.name_or_path}, {context} tokens; lower them"
-        )
-
-
 def _check_same_run(config: RunConfig, folder: Path) -> None:
     """A run is continued only with the settings it was started with."""
     kept = folder / "config.yaml"
@@ -270,6 +208,8 @@ def check_same_settings(
 
 
 def _labels(config: RunConfig) -> list[str]:
+    if config.recommender == "collaborative":
+        return [RECOMMENDER]
     base = ["base"] if config.evaluation.base else []
     return [*base, "sft", *(f"iteration-{iteration}" for iteration in range(config.selfplay.num_iterations))]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sprec_ray.config import ConfigError, RunConfig
+from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.sequences import derive_rng
 from sprec_ray.decoding.request import CatalogSearch
 
@@ -32,18 +33,23 @@ def evaluation_search(config: RunConfig) -> CatalogSearch | int:
     return _most_probable(config, 1 if grounded else max(config.evaluation.k))
 
 
-def check_number_of_titles(config: RunConfig, num_titles: int) -> None:
-    """Raise ConfigError when more titles are asked for than the catalogue holds."""
+def check_catalog(config: RunConfig, catalog: Catalog) -> None:
+    """Raise ConfigError when more is asked of the catalogue than it holds."""
     # The target is no negative; a random replacement needs one title more that is not in the group yet.
-    most = num_titles - 1 - (config.selfplay.random_ratio > 0)
+    most = len(catalog) - 1 - (config.selfplay.random_ratio > 0)
     if config.selfplay.num_negatives > most:
         raise ConfigError(
             f"selfplay.num_negatives={config.selfplay.num_negatives} exceeds the {most} titles the catalogue "
             "holds besides the target; lower it"
         )
-    if max(config.evaluation.k) > num_titles:
+    if max(config.evaluation.k) > len(catalog):
         raise ConfigError(
-            f"evaluation.k={max(config.evaluation.k)} exceeds the {num_titles} titles of the catalogue; lower it"
+            f"evaluation.k={max(config.evaluation.k)} exceeds the {len(catalog)} titles of the catalogue; lower it"
+        )
+    if config.sft.weighting == "genre" and not any(catalog.genres.values()):
+        raise ConfigError(
+            "sft.weighting=genre needs genres, and the catalogue has none; name data.genres_column where the source "
+            "has one, or set sft.weighting=none"
         )
 
 

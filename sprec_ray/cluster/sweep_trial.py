@@ -19,7 +19,6 @@ from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.results import write_results_of
 from sprec_ray.cluster.run import open_run, open_stages
 from sprec_ray.config_sweep import SweepConfig, Trial, make_trial
-from sprec_ray.selfplay.loop import run_self_play
 from sprec_ray.types import EvalResult
 
 logger = logging.getLogger(__name__)
@@ -99,8 +98,7 @@ class SweepTrial(ray.tune.Trainable):  # type: ignore[misc]
             open_stages(trial.config, folder, split=split, kept=self._kept) as stages,
         ):
             stages.prepare()
-            results = [*run_self_play(trial.config, stages, on_result=self._tell), *stages.evaluator.baselines()]
-            write_results_of(split, folder, results)
+            write_results_of(split, folder, stages.run(on_result=self._tell))
 
     def _tell(self, result: EvalResult) -> None:
         self._told.put(result)

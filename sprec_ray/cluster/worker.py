@@ -205,7 +205,8 @@ def _places(parcels: tuple[Parcel, ...]) -> Callable[[Any], Any]:
 def token_group(row: PreferenceGroup, encoder: TokenEncoder) -> TokenGroup:
     """The tokens of a row: every response whole, before them what of the history there is room for."""
     responses = tuple(tuple(encoder.response(title)) for title in (row.chosen, *row.rejected))
-    return TokenGroup(tuple(encoder.prompt(row.history, room=encoder.room(responses))), responses)
+    prompt = tuple(encoder.prompt(row.history, room=encoder.room(responses)))
+    return TokenGroup(prompt, responses, smoothing=row.smoothing, weight=row.weight)
 
 
 def _embed(task: EmbedTask, worker: Any) -> dict[str, Any]:

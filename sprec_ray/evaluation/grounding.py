@@ -30,6 +30,41 @@ def ground_texts(texts: Sequence[str], catalog: Catalog, embed: Embedder, *, k: 
     Each distinct text is embedded once, all in one call of ``embed``. A text that is a catalogue title takes that
     title's embedding: its own item is at distance 0 and comes first, whatever rounding an embedder does.
     """
+    queries_QD, catalog_ID, inverse_B = _embed_distinct(texts, catalog, embed)
+    return nearest(queries_QD, catalog_ID, k=k)[inverse_B]
+
+
+def ground_adjusted(
+    texts: Sequence[str],
+    catalog: Catalog,
+    embed: Embedder,
+    shares_BI: npt.NDArray[np.float64],
+    *,
+    gamma: float,
+    k: int,
+) -> npt.NDArray[np.int64]:
+    """``ground_texts`` with a second opinion (BIGRec, arXiv 2308.08434): the k titles of least score, [B, k].
+
+    The score of a title is its L2 distance, from 0 for the nearest to 1 for the farthest of a row, over (1 + its share)
+    to the power gamma; shares are from 0 to 1 (see adjustment.py). The nearest title keeps score 0 and the first place.
+    """
+    queries_QD, catalog_ID, inverse_B = _embed_distinct(texts, catalog, embed)
+    ranked_BK = np.empty((len(texts), k), dtype=np.int64)
+    centre_D, everything = catalog_ID.mean(axis=0, dtype=np.float64), np.arange(len(catalog_ID))
+    for query, query_D in enumerate(queries_QD):
+        distance_I = np.sqrt(_exact_distances(query_D - centre_D, catalog_ID, centre_D, everything))
+        distance_I -= distance_I.min()
+        distance_I /= distance_I.max() or 1.0
+        for row in np.flatnonzero(inverse_B == query):
+            score_I = distance_I * (1 + shares_BI[row]) ** -gamma
+            ranked_BK[row] = np.argsort(score_I, kind="stable")[:k]
+    return ranked_BK
+
+
+def _embed_distinct(
+    texts: Sequence[str], catalog: Catalog, embed: Embedder
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Embeddings of the distinct texts and of the catalogue, and which of the former each text has."""
     distinct, inverse_B = unique_texts(texts)
     rows, asked = [], list(catalog.titles)
     for text in distinct:
@@ -38,8 +73,7 @@ def ground_texts(texts: Sequence[str], catalog: Catalog, embed: Embedder, *, k: 
         if index is None:
             asked.append(text)
     embeddings_AD = embed(asked)
-    ranked_BK = nearest(embeddings_AD[np.array(rows, dtype=np.int64)], embeddings_AD[: len(catalog)], k=k)
-    return ranked_BK[inverse_B]
+    return embeddings_AD[np.array(rows, dtype=np.int64)], embeddings_AD[: len(catalog)], inverse_B
 
 
 def nearest(

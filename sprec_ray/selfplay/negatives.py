@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from sprec_ray.types import Example, PreferenceGroup, Rollout
+
+_LARGEST_SMOOTHING = 0.499
 
 
 def self_play_groups(
@@ -74,26 +78,62 @@ def _append_group(
         counts["no_group"] += 1
         return
     counts["short_groups"] += len(rejected) < wanted
-    groups.append(
-        PreferenceGroup(
-            example_id=example.example_id, history=example.history, chosen=example.target, rejected=tuple(rejected)
-        )
+    groups.append(_group(example, rejected))
+
+
+def _group(example: Example, rejected: Sequence[str]) -> PreferenceGroup:
+    return PreferenceGroup(
+        example_id=example.example_id,
+        history=example.history,
+        chosen=example.target,
+        rejected=tuple(rejected),
+        candidates=example.candidates,
     )
 
 
-def random_groups(
-    examples: Sequence[Example], *, num_negatives: int, titles: Sequence[str], rng: np.random.Generator
+def drawn_groups(
+    examples: Sequence[Example],
+    *,
+    num_negatives: int,
+    titles: Sequence[str],
+    rng: np.random.Generator,
+    shares: npt.NDArray[np.float64] | None = None,
 ) -> list[PreferenceGroup]:
-    """Groups with N distinct titles drawn uniformly from the catalogue, the target excluded (ablation RN)."""
+    """Groups with N distinct titles drawn from the catalogue, the target excluded.
+
+    Uniformly (ablation RN; DPO, S-DPO and DMPO), or by ``shares``, the probabilities of the titles (the popular
+    negatives of RosePO, arXiv 2410.12519).
+    """
+    return [_group(example, _draw(titles, num_negatives, {example.target}, rng, shares)) for example in examples]
+
+
+def similar_groups(
+    examples: Sequence[Example], neighbours: Mapping[str, Sequence[str]], *, num_negatives: int
+) -> list[PreferenceGroup]:
+    """Groups with the N titles most like the target (semantic negatives of RosePO, arXiv 2410.12519).
+
+    ``neighbours`` gives for each target the titles most like it, best first, at least N without itself.
+    """
     return [
-        PreferenceGroup(
-            example_id=example.example_id,
-            history=example.history,
-            chosen=example.target,
-            rejected=_draw(titles, num_negatives, {example.target}, rng),
-        )
+        _group(example, [title for title in neighbours[example.target] if title != example.target][:num_negatives])
         for example in examples
     ]
+
+
+def smoothing_of(
+    group: PreferenceGroup, scores_I: npt.NDArray[np.float32], index_of: Callable[[str], int | None]
+) -> float:
+    """P(the rejected title is really preferred to the chosen one) by an oracle's scores of the catalogue, in [0, 0.5).
+
+    RosePO (arXiv 2410.12519) predicts it by a preference oracle; as in Bradley-Terry it is the logistic function of the
+    difference of scores. Beyond one half the label would be turned round, so it is cut there. A title outside the
+    catalogue, of which the oracle knows nothing, gives 0.
+    """
+    chosen, rejected = index_of(group.chosen), index_of(group.rejected[0])
+    if chosen is None or rejected is None:
+        return 0.0
+    difference = float(scores_I[chosen]) - float(scores_I[rejected])
+    return min(1 / (1 + float(np.exp(min(difference, 700.0)))), _LARGEST_SMOOTHING)
 
 
 def mix_random(
@@ -108,23 +148,31 @@ def mix_random(
         taken = {groups[row].chosen, *rejected[row]}
         rejected[row][place] = _draw(titles, 1, taken, rng)[0]
     return [
-        PreferenceGroup(
-            example_id=group.example_id, history=group.history, chosen=group.chosen, rejected=tuple(titles_of_row)
-        )
+        dataclasses.replace(group, rejected=tuple(titles_of_row))
         for group, titles_of_row in zip(groups, rejected, strict=True)
     ]
 
 
-def _draw(titles: Sequence[str], count: int, excluded: set[str], rng: np.random.Generator) -> tuple[str, ...]:
+def _draw(
+    titles: Sequence[str],
+    count: int,
+    excluded: set[str],
+    rng: np.random.Generator,
+    shares: npt.NDArray[np.float64] | None = None,
+) -> tuple[str, ...]:
     # Larger catalogues cannot run out, and this runs for every group.
-    if len(titles) < count + len(excluded) and len(set(titles) - excluded) < count:
-        raise ValueError(
-            f"{len(titles)} titles, {len(excluded)} of them excluded, cannot give {count} negatives; "
-            "lower selfplay.num_negatives"
-        )
+    num_possible = len(titles) if shares is None else int(np.count_nonzero(shares))
+    if num_possible < count + len(excluded):
+        possible = titles if shares is None else [titles[place] for place in np.flatnonzero(shares)]
+        if len(set(possible) - excluded) < count:
+            raise ValueError(
+                f"{len(possible)} titles, {len(excluded)} of them excluded, cannot give {count} negatives; "
+                "lower selfplay.num_negatives"
+            )
     drawn: list[str] = []
     while len(drawn) < count:
-        title = titles[int(rng.integers(len(titles)))]
+        place = int(rng.integers(len(titles))) if shares is None else int(rng.choice(len(titles), p=shares))
+        title = titles[place]
         if title not in excluded and title not in drawn:
             drawn.append(title)
     return tuple(drawn)

@@ -31,6 +31,8 @@ class TokenGroup:
     """A prompt for each response where they do not share ``prompt`` (DMPO's pairs); nothing is shared then."""
     smoothing: float | None = None
     """``rosepo``: P(the rejected response is really preferred to the chosen one); None takes the configured one."""
+    weight: float = 1.0
+    """Of an SFT row beside the others' (RW)."""
 
     @property
     def prompts(self) -> tuple[tuple[int, ...], ...]:

@@ -136,6 +136,7 @@ def state_key(phase: Phase, groups: Sequence[TokenGroup]) -> str:
     for group in groups:
         for tokens in (*group.prompts, *group.responses):
             digest.update(array("q", [len(tokens), *tokens]).tobytes())
+        digest.update(f"{group.weight} {group.smoothing}".encode())
     return digest.hexdigest()
 
 

@@ -39,9 +39,10 @@ class Trainer:
 
     def step(self, step: Step, references: Sequence[Tensor]) -> dict[str, float]:
         """One optimizer step; returns means over the whole global batch."""
-        # SFT averages over response tokens, preference training over groups, each over the batch of all workers.
-        in_sft = self.phase.preference is None
-        denominator = sum(len(self.groups[row].responses[0]) for row in step.rows) if in_sft else len(step.rows)
+        # SFT averages over response tokens, each as often as its row weighs, preference training over groups; both over
+        # the batch of all workers.
+        in_sft, batch = self.phase.preference is None, [self.groups[row] for row in step.rows]
+        denominator = sum(group.weight * len(group.responses[0]) for group in batch) or 1 if in_sft else len(batch)
         totals: dict[str, Tensor] = {}
         for micro_batch in step.micro_batches:
             rows = [step.rows[0] if row is None else row for row in micro_batch]
@@ -67,7 +68,8 @@ class Trainer:
         preference = self.phase.preference
         policy_BK = self._score([self.groups[row] for row in rows])
         if preference is None:
-            return {"loss": -policy_BK[:, 0]}
+            weight_B = torch.tensor([self.groups[row].weight for row in rows], device=policy_BK.device)
+            return {"loss": -weight_B * policy_BK[:, 0]}
         logps = self._group_logps(policy_BK, rows, references)
         settings = LossSettings(beta=preference.beta, margin=preference.margin, sft_coef=preference.sft_coef)
         with torch.no_grad():

@@ -102,7 +102,7 @@ def test_a_ranking_keeps_the_best_titles_and_says_where_the_target_stands() -> N
     trie = build_trie([[5, 1], [6, 1], [5, 1], [7, 1]], eos_token_id=1)
     index = CatalogIndex(trie, ("Dune", "Emma", "DUNE", "Ulysses"))
     logps = np.array([[-2.0, -1.0, -2.0, -3.0]] * 3)
-    first, second, unknown = index.ranked(logps, ["Ulysses", "DUNE", "1984"], 2)
+    first, second, unknown = index.ranked(logps, logps, ["Ulysses", "DUNE", "1984"], 2)
     assert [parse_response(answer.text) for answer in first["hypotheses"]] == ["Emma", "Dune"]
     assert [answer.logp for answer in first["hypotheses"]] == [-1.0, -2.0]
     assert (first["target_rank"], first["target_logp"]) == (3, -3.0)

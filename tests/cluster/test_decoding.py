@@ -188,7 +188,7 @@ def test_a_ranking_in_the_pool_begins_with_what_an_exact_search_finds(tiny: Any,
     with DecoderPool(pool_config(chunk_size=4), decoder_model(tiny), seed=0, index=index) as pool:
         pool.load_adapter(tiny.adapters[1])
         searched = pool.start_search(rows, CatalogSearch(num_answers=2)).result()
-        ranked = pool.start_rank(rows, ["Emma"] * len(rows), num_answers=2).result()
+        ranked = pool.start_rank(rows, ["Emma"] * len(rows), CatalogSearch(num_answers=2)).result()
     for one, other in zip(searched, ranked, strict=True):
         assert [answer.text for answer in one.hypotheses] == [answer.text for answer in other.hypotheses]
         assert [answer.logp for answer in one.hypotheses] == pytest.approx([h.logp for h in other.hypotheses], abs=1e-4)

@@ -29,11 +29,11 @@ def test_all_engines_hold_the_weights_in_the_form_that_is_configured(
 ) -> None:
     """Trainer, embedder and decoder: an adapter fits the base weights that it was trained on."""
     stages = RayStages(load_config([*arguments, *FREE, "evaluation.k=[1]"]), tmp_path)
-    stages.__dict__.update(
-        model_path="somewhere/model",
+    stages.__dict__.update(model_path="somewhere/model")
+    stages.data.__dict__.update(
         catalog=Catalog(titles=("Dune", "Emma"), genres={}),
-        train_examples=[],
-        measured_examples=[Example(example_id="0", history=("Dune",), target="Emma")],
+        train=[],
+        measured=[Example(example_id="0", history=("Dune",), target="Emma")],
     )
     found = [stages._phase(Stage(tmp_path / "sft"), stages.config.sft, POLICY, None).quantization]
 
@@ -41,8 +41,8 @@ def test_all_engines_hold_the_weights_in_the_form_that_is_configured(
         found.append(task.quantization)
         return {"compute_s": 0.0, "vectors": np.ones((1, 2), dtype=np.float32)}
 
-    stages.evaluator._run_embedding = embed
-    stages.evaluator._policy_embedder("sft", POLICY)(["Dune"])
+    stages.measurement.evaluator._run_embedding = embed
+    stages.measurement.evaluator._policy_embedder("sft", POLICY)(["Dune"])
 
     def pool(decoding: Any, model: DecoderModel, **_: Any) -> Any:
         found.append(model.quantization)

@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from sprec_ray.cluster import run
+from sprec_ray.cluster.checks import check_paths
 from sprec_ray.cluster.hardware import SIMULATE_GPUS
 from sprec_ray.config import ConfigError, DecodingConfig, RunConfig, TrainingConfig
 
@@ -70,4 +71,4 @@ def test_tensor_parallel_decoding_needs_an_installed_vllm(monkeypatch: pytest.Mo
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     decoding = DecodingConfig(tensor_parallel_size=2, gpus_per_decoder=1)
     with pytest.raises(ConfigError, match=r"^decoding.tensor_parallel_size=2 needs vLLM, which is not installed"):
-        run._check_paths(RunConfig(decoding=decoding))
+        check_paths(RunConfig(decoding=decoding))

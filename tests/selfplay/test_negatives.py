@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sprec_ray.data.prompts import parse_response, render_response
-from sprec_ray.selfplay.negatives import mix_random, random_groups, self_play_groups
+from sprec_ray.selfplay.negatives import drawn_groups, mix_random, self_play_groups, similar_groups, smoothing_of
 from sprec_ray.types import Example, Hypothesis, PreferenceGroup, Rollout
 
 TITLES = ("Dune", "Emma", "Ulysses", "The Hobbit", 'A Child Called "It"', "1984")
@@ -178,24 +178,24 @@ def test_every_beam_is_used_or_counted_once(texts: list[str], unfinished: set[in
 
 
 @given(seed=st.integers(0, 1000), num_negatives=st.integers(1, len(TITLES) - 1))
-def test_random_groups_have_distinct_titles_without_the_target(seed: int, num_negatives: int) -> None:
+def test_drawn_groups_have_distinct_titles_without_the_target(seed: int, num_negatives: int) -> None:
     rng = np.random.default_rng(seed)
-    (group,) = random_groups([EXAMPLE], num_negatives=num_negatives, titles=TITLES, rng=rng)
+    (group,) = drawn_groups([EXAMPLE], num_negatives=num_negatives, titles=TITLES, rng=rng)
     assert (group.example_id, group.history, group.chosen) == ("7:1", EXAMPLE.history, "Dune")
     assert len(set(group.rejected)) == len(group.rejected) == num_negatives
     assert set(group.rejected) <= set(TITLES) - {"Dune"}
 
 
-def test_random_groups_depend_on_their_seed() -> None:
+def test_drawn_groups_depend_on_their_seed() -> None:
     def draw(seed: int) -> list[PreferenceGroup]:
-        return random_groups([EXAMPLE] * 20, num_negatives=2, titles=TITLES, rng=np.random.default_rng(seed))
+        return drawn_groups([EXAMPLE] * 20, num_negatives=2, titles=TITLES, rng=np.random.default_rng(seed))
 
     assert draw(1) == draw(1) != draw(2)
 
 
 def test_random_titles_are_drawn_uniformly() -> None:
     """6000 draws among 5 titles: 1200 each, standard deviation sqrt(6000 * 0.2 * 0.8) = 31; five of them are 155."""
-    groups = random_groups([EXAMPLE] * 6000, num_negatives=1, titles=TITLES, rng=np.random.default_rng(0))
+    groups = drawn_groups([EXAMPLE] * 6000, num_negatives=1, titles=TITLES, rng=np.random.default_rng(0))
     counts = Counter(group.rejected[0] for group in groups)
     assert counts.keys() == set(TITLES) - {"Dune"}
     assert all(abs(count - 1200) < 155 for count in counts.values())
@@ -205,7 +205,7 @@ def test_more_negatives_than_the_catalogue_has_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"6 titles, 1 of them excluded, cannot give 6 negatives; lower selfplay\.num_negatives"
     ):
-        random_groups([EXAMPLE], num_negatives=6, titles=TITLES, rng=np.random.default_rng(0))
+        drawn_groups([EXAMPLE], num_negatives=6, titles=TITLES, rng=np.random.default_rng(0))
 
 
 def test_mixing_needs_a_title_that_is_not_in_the_group() -> None:
@@ -255,3 +255,45 @@ def test_mixing_is_seeded_and_spread_over_the_groups() -> None:
     assert mix(1) == mix(1) != mix(2)
     touched = sum(group != other for group, other in zip(groups, mix(1), strict=True))
     assert 25 < touched < 50  # 50 of 100 places, in neither only whole groups nor all of them
+
+
+def test_shares_draw_titles_as_often_as_they_say() -> None:
+    """Popular negatives: of 2,000 groups about 3/4 reject Emma and none rejects a title without a share."""
+    shares = np.array([0.0, 0.75, 0.25, 0.0, 0.0, 0.0])
+    groups = drawn_groups([EXAMPLE] * 2000, num_negatives=1, titles=TITLES, rng=np.random.default_rng(0), shares=shares)
+    counts = Counter(group.rejected[0] for group in groups)
+    assert set(counts) == {"Emma", "Ulysses"}
+    assert counts["Emma"] == pytest.approx(1500, abs=80)
+
+
+def test_shares_that_leave_too_few_titles_are_refused() -> None:
+    shares = np.array([0.5, 0.5, 0.0, 0.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match=r"^2 titles, 1 of them excluded, cannot give 2 negatives"):
+        drawn_groups([EXAMPLE], num_negatives=2, titles=TITLES, rng=np.random.default_rng(0), shares=shares)
+
+
+def test_the_most_similar_titles_but_the_target_are_rejected() -> None:
+    neighbours = {"Dune": ["Dune", "Ulysses", "Emma"]}
+    (group,) = similar_groups([EXAMPLE], neighbours, num_negatives=2)
+    assert group.rejected == ("Ulysses", "Emma")
+    (group,) = similar_groups([EXAMPLE], {"Dune": ["Emma", "1984", "Dune"]}, num_negatives=1)
+    assert group.rejected == ("Emma",)
+
+
+def smoothing(chosen: float, rejected: float) -> float:
+    group = PreferenceGroup(example_id="7:1", history=(), chosen="Dune", rejected=("Emma",))
+    scores = np.array([chosen, rejected], dtype=np.float32)
+    return smoothing_of(group, scores, {"Dune": 0, "Emma": 1}.get)
+
+
+def test_smoothing_is_the_oracle_s_doubt() -> None:
+    """P(Emma over Dune) = 1 / (1 + e^(s(Dune) - s(Emma))): 1/4 for a difference of log 3."""
+    assert smoothing(np.log(3.0), 0.0) == pytest.approx(0.25)
+    assert smoothing(9.0, 9.0) == pytest.approx(0.5, abs=2e-3)
+    assert smoothing(0.0, 50.0) < 0.5, "beyond one half the pair would be turned round"
+    assert 0 <= smoothing(1e9, -1e9) < 1e-12
+
+
+def test_an_oracle_that_does_not_know_a_title_has_no_doubt() -> None:
+    group = PreferenceGroup(example_id="7:1", history=(), chosen="Dune", rejected=("Nowhere",))
+    assert smoothing_of(group, np.zeros(2, dtype=np.float32), {"Dune": 0}.get) == 0.0

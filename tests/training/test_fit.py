@@ -156,6 +156,23 @@ def test_sft_equals_a_plain_adamw_loop(processes: FitProcesses, sft: Phase) -> N
     assert distance(trained, load_file(Path(str(sft.init_adapter)) / "adapter_model.safetensors")) > 1e-2
 
 
+def test_weights_weigh_rows_against_each_other(processes: FitProcesses, sft: Phase) -> None:
+    """RW: sum_i w_i (-log p_i) / sum_i w_i |y_i| over a batch, so a common factor of all weights changes nothing."""
+    rows = [dataclasses.replace(row, weight=float(1 + number % 3)) for number, row in enumerate(SFT_ROWS)]
+    twice = [dataclasses.replace(row, weight=2 * row.weight) for row in rows]
+    one, two = variant(sft, "one"), variant(sft, "two")
+    weighted = processes.run(one, rows)["steps"]
+    assert_same_curve(processes.run(two, twice)["steps"], weighted, atol=1e-6)
+    assert_same(two, one, atol=1e-6)
+    model = plain_policy(sft.model_path, sft.init_adapter)
+    batch = [rows[row] for row in plan(rows, num_epochs=1)[0].rows]
+    total = sum(row.weight * len(row.responses[0]) for row in batch)
+    with torch.no_grad():
+        loss = -sum(row.weight * plain_logp(model, row.prompt, row.responses[0]) for row in batch) / total
+    assert weighted[0]["loss"] == pytest.approx(float(loss), abs=1e-5)
+    assert weighted[0]["loss"] != pytest.approx(processes.run(variant(sft, "plain"), SFT_ROWS)["steps"][0]["loss"])
+
+
 def test_summary_tells_steps_rates_progress_and_groups(processes: FitProcesses, sft: Phase) -> None:
     """Six steps without warm-up: the rates are 1e-2 * (6 - step) / 6."""
     summary = processes.run(sft, SFT_ROWS)

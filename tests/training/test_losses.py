@@ -68,7 +68,7 @@ def make_groups(
     )
 
 
-def random_groups(counts: list[int], *, seed: int, width: int | None = None, padding: float = 0.0) -> GroupLogps:
+def drawn_groups(counts: list[int], *, seed: int, width: int | None = None, padding: float = 0.0) -> GroupLogps:
     """Random groups of ``counts`` responses, padded to ``width``; ``padding`` stands for log-probabilities."""
     generator = torch.Generator().manual_seed(seed)
     shape = (len(counts), width or max(counts))
@@ -85,7 +85,7 @@ def random_groups(counts: list[int], *, seed: int, width: int | None = None, pad
 
 def padded_groups(name: str, *, seed: int, padding: float = 0.0) -> GroupLogps:
     """Random groups that the named loss takes, every one with padded places."""
-    return random_groups([2, 2, 2] if name in PAIRWISE else [2, 4, 3], seed=seed, width=5, padding=padding)
+    return drawn_groups([2, 2, 2] if name in PAIRWISE else [2, 4, 3], seed=seed, width=5, padding=padding)
 
 
 def group_alone(groups: GroupLogps, row: int) -> GroupLogps:
@@ -210,19 +210,19 @@ def test_preference_metrics_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ["softmax_dpo", "dmpo"])
 def test_with_one_negative_it_is_dpo(name: str) -> None:
-    groups, settings = random_groups([2] * 50, seed=0), LossSettings(beta=0.7)
+    groups, settings = drawn_groups([2] * 50, seed=0), LossSettings(beta=0.7)
     torch.testing.assert_close(PREFERENCE_LOSSES[name](groups, settings), dpo_loss(groups, settings))
 
 
 def test_dmpo_pairs_with_one_negative_is_dpo_against_a_uniform_reference_plus_the_likelihood() -> None:
-    groups, settings = random_groups([2] * 50, seed=1), LossSettings(beta=0.7)
+    groups, settings = drawn_groups([2] * 50, seed=1), LossSettings(beta=0.7)
     uniform = replace(groups, reference_BK=torch.zeros_like(groups.reference_BK))
     expected = dpo_loss(uniform, settings) + chosen_nll(groups)
     torch.testing.assert_close(dmpo_pairs_loss(groups, settings), expected)
 
 
 def test_dmpo_pairs_is_a_loop_over_its_pairs() -> None:
-    groups, settings = random_groups([3, 5, 2], seed=2), LossSettings(beta=0.3)
+    groups, settings = drawn_groups([3, 5, 2], seed=2), LossSettings(beta=0.3)
     expected = []
     for row in range(3):
         logps = groups.policy_BK[row, groups.mask_BK[row]].tolist()
@@ -233,7 +233,7 @@ def test_dmpo_pairs_is_a_loop_over_its_pairs() -> None:
 
 def test_softmax_dpo_is_the_published_formula() -> None:
     """S-DPO's code: -logsigmoid(-log(sum_j exp(beta * (Delta(y_j) - Delta(y_w))))), where that does not overflow."""
-    groups = random_groups([5] * 50, seed=3)
+    groups = drawn_groups([5] * 50, seed=3)
     delta = groups.policy_BK - groups.reference_BK
     published = -logsigmoid(-torch.log(torch.exp(0.3 * (delta[:, 1:] - delta[:, :1])).sum(1)))
     torch.testing.assert_close(softmax_dpo_loss(groups, LossSettings(beta=0.3)), published)
@@ -242,7 +242,7 @@ def test_softmax_dpo_is_the_published_formula() -> None:
 @pytest.mark.parametrize("num_negatives", [1, 2, 7])
 def test_policy_equal_to_reference_gives_log_of_the_group_size(num_negatives: int) -> None:
     """log 2 for the losses of one difference, log(1 + N) for the softmax; IPO's is (0 - 1 / (2 beta))^2."""
-    groups = random_groups([1 + num_negatives] * 4, seed=4)
+    groups = drawn_groups([1 + num_negatives] * 4, seed=4)
     groups = replace(groups, reference_BK=groups.policy_BK)
     expected = {"softmax_dpo": math.log(1 + num_negatives), "dmpo": math.log(2)}
     if num_negatives == 1:
@@ -261,14 +261,14 @@ def test_equal_likelihoods_give_log_2_without_a_reference() -> None:
 
 
 def test_rosepo_without_smoothing_is_dpo() -> None:
-    groups, settings = random_groups([2] * 50, seed=5), LossSettings(beta=0.7)
+    groups, settings = drawn_groups([2] * 50, seed=5), LossSettings(beta=0.7)
     unsmoothed = replace(groups, smoothing_B=torch.zeros(50, dtype=torch.float64))
     torch.testing.assert_close(rosepo_loss(unsmoothed, settings), dpo_loss(groups, settings))
 
 
 def test_rosepo_is_dpo_plus_its_smoothing_of_the_margin() -> None:
     """log sigmoid(-h) = log sigmoid(h) - h, hence -(1 - eps) log sigmoid(h) - eps log sigmoid(-h) = DPO + eps h."""
-    groups, settings = random_groups([2] * 50, seed=6), LossSettings(beta=0.7)
+    groups, settings = drawn_groups([2] * 50, seed=6), LossSettings(beta=0.7)
     margin = preference_metrics(groups, settings)["margin"]
     expected = dpo_loss(groups, settings) + groups.smoothing_B * margin
     torch.testing.assert_close(rosepo_loss(groups, settings), expected)
@@ -295,14 +295,14 @@ def test_ipo_is_least_at_its_target() -> None:
 
 def test_simpo_of_equal_lengths_without_margin_is_dpo_against_a_uniform_reference() -> None:
     """beta / |y| takes the place of beta."""
-    groups = random_groups([2] * 20, seed=7)
+    groups = drawn_groups([2] * 20, seed=7)
     groups = replace(groups, num_tokens_BK=torch.full((20, 2), 4), reference_BK=torch.zeros_like(groups.policy_BK))
     torch.testing.assert_close(simpo_loss(groups, LossSettings(beta=2.0)), dpo_loss(groups, LossSettings(beta=2.0 / 4)))
 
 
 def test_the_margin_of_simpo_is_a_reward_that_the_chosen_must_have_more() -> None:
     """A chosen reward higher by gamma, beta * 5 / |y_w| = 2 * 5 / 4 = 2.5, makes up for it."""
-    plain = random_groups([2] * 20, seed=8)
+    plain = drawn_groups([2] * 20, seed=8)
     plain = replace(plain, num_tokens_BK=torch.full((20, 2), 4))
     ahead = replace(plain, policy_BK=plain.policy_BK + torch.tensor([5.0, 0.0]))
     torch.testing.assert_close(
@@ -365,7 +365,7 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
 
 def test_gradient_of_softmax_dpo_weighs_negatives_by_their_rewards() -> None:
     """d loss / d log pi(y_j) = beta * softmax(r)_j; that of the chosen response is minus the sum of the others."""
-    groups = random_groups([4] * 6, seed=12)
+    groups = drawn_groups([4] * 6, seed=12)
     _, gradient = loss_and_gradient("softmax_dpo", groups, LossSettings(beta=0.6))
     shares = torch.softmax(0.6 * (groups.policy_BK - groups.reference_BK), dim=1)
     torch.testing.assert_close(gradient[:, 1:], 0.6 * shares[:, 1:])
@@ -374,7 +374,7 @@ def test_gradient_of_softmax_dpo_weighs_negatives_by_their_rewards() -> None:
 
 def test_gradient_of_dmpo_weighs_negatives_equally() -> None:
     """arXiv 2405.16127, below eq. 3: beta * sigmoid(mean_j r(y_j) - r(y_w)) / N for each rejected response."""
-    groups, settings = random_groups([4] * 6, seed=13), LossSettings(beta=0.6)
+    groups, settings = drawn_groups([4] * 6, seed=13), LossSettings(beta=0.6)
     _, gradient = loss_and_gradient("dmpo", groups, settings)
     weight = 0.6 * torch.sigmoid(-preference_metrics(groups, settings)["margin"])
     torch.testing.assert_close(gradient[:, 1:], (weight / 3)[:, None].expand(6, 3))
@@ -405,7 +405,7 @@ def test_margins_of_ten_thousand_do_not_overflow(name: str, sign: int, size: flo
 @pytest.mark.parametrize("name", MANY)
 def test_ragged_groups_equal_each_group_alone(name: str) -> None:
     """What stands in a padded place must not matter, nor may it receive a gradient."""
-    groups = random_groups([2, 5, 3, 4], seed=14, padding=1e6)
+    groups = drawn_groups([2, 5, 3, 4], seed=14, padding=1e6)
     loss, gradient = loss_and_gradient(name, groups, GENERAL)
     for row in range(4):
         alone, alone_gradient = loss_and_gradient(name, group_alone(groups, row), GENERAL)
@@ -435,7 +435,7 @@ def test_garbage_in_padded_places_reaches_nothing(name: str, padding: float) -> 
 @given(st.sampled_from(MANY), st.permutations([1, 2, 3, 4]))
 def test_the_order_of_the_negatives_does_not_matter(name: str, order: list[int]) -> None:
     """Padded places among them included: the places, and with them the gradients, move along."""
-    groups = random_groups([5, 3, 2], seed=16)
+    groups = drawn_groups([5, 3, 2], seed=16)
     moved = [0, *order]
     shuffled = replace(
         groups,
@@ -457,13 +457,13 @@ def test_the_order_of_the_negatives_does_not_matter(name: str, order: list[int])
 def test_a_group_without_a_rejected_response_is_refused(name: str) -> None:
     message = "^a preference loss needs at least one rejected response per group; group {} has none$"
     with pytest.raises(ValueError, match=message.format(3)):
-        preference_loss(name, random_groups([2, 2, 2, 1, 2, 1], seed=17), LossSettings())
+        preference_loss(name, drawn_groups([2, 2, 2, 1, 2, 1], seed=17), LossSettings())
     with pytest.raises(ValueError, match=message.format(0)):
-        PREFERENCE_LOSSES[name](random_groups([1, 1], seed=17), LossSettings())
+        PREFERENCE_LOSSES[name](drawn_groups([1, 1], seed=17), LossSettings())
 
 
 def test_pairwise_losses_are_those_that_refuse_groups_that_are_not_pairs() -> None:
-    groups = random_groups([2, 3], seed=18)
+    groups = drawn_groups([2, 3], seed=18)
     for name, loss in PREFERENCE_LOSSES.items():
         if name in PAIRWISE:
             with pytest.raises(ValueError, match=f"^{name} takes exactly one rejected .* group; use softmax_dpo for"):
@@ -474,7 +474,7 @@ def test_pairwise_losses_are_those_that_refuse_groups_that_are_not_pairs() -> No
 
 @pytest.mark.parametrize("name", PREFERENCE_LOSSES)
 def test_reference_free_losses_are_those_that_ignore_the_reference(name: str) -> None:
-    groups = random_groups([2] * 4, seed=19)
+    groups = drawn_groups([2] * 4, seed=19)
     other = replace(groups, reference_BK=groups.reference_BK.flip(1))
     same = torch.equal(preference_loss(name, groups, GENERAL), preference_loss(name, other, GENERAL))
     assert same == (name in REFERENCE_FREE)
@@ -566,7 +566,7 @@ def trl_cpo_loss(
 
 
 def test_dpo_equals_trl() -> None:
-    groups, settings = random_groups([2] * 20, seed=20), LossSettings(beta=0.25)
+    groups, settings = drawn_groups([2] * 20, seed=20), LossSettings(beta=0.25)
     groups.policy_BK.requires_grad_()
     theirs, logged = trl_dpo_loss(groups, beta=0.25)
     ours = dpo_loss(groups, settings).mean()
@@ -588,7 +588,7 @@ def test_dpo_equals_trl() -> None:
 
 def test_ipo_of_log_probabilities_per_token_equals_trl() -> None:
     """TRL divides both log-ratios by the number of response tokens; for one-token responses there is no difference."""
-    groups, settings = random_groups([2] * 20, seed=21), LossSettings(beta=0.25)
+    groups, settings = drawn_groups([2] * 20, seed=21), LossSettings(beta=0.25)
     per_token = replace(
         groups,
         policy_BK=groups.policy_BK / groups.num_tokens_BK,
@@ -604,7 +604,7 @@ def test_ipo_of_log_probabilities_per_token_equals_trl() -> None:
 
 def test_likelihood_of_the_chosen_equals_trl() -> None:
     """TRL's sft loss averages over the tokens of a batch; a batch of one group has the group's own mean."""
-    groups = random_groups([2] * 5, seed=22)
+    groups = drawn_groups([2] * 5, seed=22)
     theirs = [trl_dpo_loss(group_alone(groups, row), beta=0.25, loss_type="sft")[0].item() for row in range(5)]
     assert chosen_nll(groups).tolist() == pytest.approx(theirs)
 
@@ -615,7 +615,7 @@ def test_rosepo_equals_robust_dpo_of_trl_at_another_smoothing() -> None:
     rosepo, (1 - eps) l(h) + eps l(-h), expects them. l(-h) = l(h) + h makes them l(h) - s h / (1 - 2 s) and
     l(h) + eps h: equal at s = -eps / (1 - 2 eps), for eps = 0.2 at s = -1/3.
     """
-    groups = replace(random_groups([2] * 20, seed=23), smoothing_B=torch.full((20,), 0.2, dtype=torch.float64))
+    groups = replace(drawn_groups([2] * 20, seed=23), smoothing_B=torch.full((20,), 0.2, dtype=torch.float64))
     theirs, _ = trl_dpo_loss(groups, beta=0.25, loss_type="robust", label_smoothing=-0.2 / (1 - 2 * 0.2))
     torch.testing.assert_close(rosepo_loss(groups, LossSettings(beta=0.25)).mean(), theirs)
 
@@ -627,7 +627,7 @@ def test_pairwise_losses_equal_those_of_trl_cpo(name: str) -> None:
 
     It gets log-ratios where the loss has a reference, and log-probabilities per token for simpo.
     """
-    groups = replace(random_groups([2] * 20, seed=24), smoothing_B=torch.full((20,), 0.2, dtype=torch.float64))
+    groups = replace(drawn_groups([2] * 20, seed=24), smoothing_B=torch.full((20,), 0.2, dtype=torch.float64))
     ratios, per_token = groups.policy_BK - groups.reference_BK, groups.policy_BK / groups.num_tokens_BK
     theirs = {
         "dpo": lambda: trl_cpo_loss(ratios, beta=0.5, loss_type="sigmoid"),

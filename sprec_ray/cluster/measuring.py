@@ -1,0 +1,142 @@
+"""Measures a policy: decodes the rows, with a second opinion on the titles where one is configured, and scores them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sprec_ray.artifacts import Stage
+from sprec_ray.baselines.recommender import Recommender, log_softmax
+from sprec_ray.cluster.engines import Engines
+from sprec_ray.cluster.evaluation import Evaluator
+from sprec_ray.cluster.run_data import RunData
+from sprec_ray.cluster.searches import evaluation_search
+from sprec_ray.cluster.timeline import Clock
+from sprec_ray.config import RunConfig
+from sprec_ray.data.prompts import parse_response
+from sprec_ray.evaluation.adjustment import GAMMAS, Adjustment, lm_weight
+from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, Rollout
+
+logger = logging.getLogger(__name__)
+
+_ROWS_TO_CHOOSE_BY = 512
+
+
+class Measurement:
+    """What every policy of a run is measured with."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: RunData,
+        engines: Engines,
+        clock: Clock,
+        *,
+        model_path: Callable[[], str],
+        recommender: Callable[[], Recommender],
+    ) -> None:
+        self._config, self._data, self._engines, self._clock = config, data, engines, clock
+        self._model_path, self._recommender = model_path, recommender
+
+    def decode(
+        self, label: str, policy: AdapterCheckpoint | None, stage: Stage, *, rows: str
+    ) -> tuple[list[Rollout], dict[str, Any]]:
+        """The policy's answers to the rows, and how they came: the engine, gamma, and what was tried for gamma."""
+        gamma, tried = self._gamma(label, policy, stage)
+        start, name = time.time(), f"{label}: {rows} rows"
+        rollouts = self._decode(policy, self._data.measured, stage.partial / "chunks", name, gamma)
+        self._clock.add(name, "decode", start, time.time() - start)
+        return rollouts, {"engine": self._engines.decoder_name, "gamma": gamma, **tried}
+
+    def score(
+        self,
+        label: str,
+        policy: AdapterCheckpoint | None,
+        rollouts: Sequence[Rollout],
+        stage: Stage,
+        *,
+        gamma: float,
+    ) -> EvalResult:
+        """The metrics of the answers; the stage's folder gets the answers and what they were ranked to."""
+        start = time.time()
+        result = self.evaluator.evaluate(label, policy, rollouts, stage, gamma=gamma)
+        busy_s = time.time() - start - self.evaluator.waited_s
+        self._clock.add(f"{label}: grounding", "evaluate", time.time() - busy_s, busy_s)
+        if policy is not None and result.metrics["valid"] < 0.9:
+            logger.warning("%s: only %.1f %% of the answers are titles", label, 100 * result.metrics["valid"])
+        return result
+
+    def _gamma(
+        self, label: str, policy: AdapterCheckpoint | None, stage: Stage
+    ) -> tuple[float, dict[str, dict[float, float]]]:
+        """The weight of the second opinion, and the NDCG of all that were tried; 0 without one."""
+        evaluation = self._config.evaluation
+        if evaluation.adjustment == "none":
+            return 0.0, {}
+        if evaluation.gamma != "valid":
+            return evaluation.gamma, {}
+        chooser, found = self._evaluator(self._data.valid[:_ROWS_TO_CHOOSE_BY]), {}
+        metric = f"ndcg@{max(evaluation.k)}"
+        for gamma in GAMMAS:
+            chunks = stage.partial / f"gamma-{gamma:g}"
+            rollouts = self._decode(policy, chooser.rows, chunks, f"{label}: valid rows, gamma {gamma:g}", gamma)
+            found[gamma] = chooser.result(label, policy, rollouts, gamma=gamma).metrics[metric]
+        best = max(found, key=lambda gamma: (found[gamma], -gamma))
+        logger.info("%s: gamma %g of %s, by %s on %d valid rows", label, best, GAMMAS, metric, len(chooser.rows))
+        return best, {metric: found}
+
+    def _decode(
+        self, policy: AdapterCheckpoint | None, examples: Sequence[Example], chunks: Path, label: str, gamma: float
+    ) -> list[Rollout]:
+        search, options = evaluation_search(self._config), dict[str, Any]()
+        grounding = self._config.evaluation.grounding
+        if gamma and not isinstance(search, int) and grounding in {"search", "ranking"}:
+            search = dataclasses.replace(search, lm_weight=lm_weight(gamma))
+            options["item_logps"] = self.adjustment.logps([example.history for example in examples])
+
+        def is_valid(text: str) -> bool:
+            return parse_response(text) in self._data.catalog
+
+        return self._engines.decode(
+            policy,
+            examples,
+            self._model_path(),
+            search=search,
+            rank=grounding == "ranking",
+            is_valid=is_valid,
+            chunks=chunks,
+            label=label,
+            **options,
+        ).result()
+
+    @cached_property
+    def adjustment(self) -> Adjustment:
+        """The second opinion."""
+        kind = self._config.evaluation.adjustment
+        assert kind != "none"
+        return Adjustment(
+            kind,
+            self._data.catalog,
+            popularity=lambda title: self._data.popularity[title],
+            log_probs=lambda histories: log_softmax(self._recommender().scores(histories)),
+        )
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """Scores the rows that policies are measured on."""
+        return self._evaluator(self._data.measured)
+
+    def _evaluator(self, rows: list[Example]) -> Evaluator:
+        return Evaluator(
+            self._config,
+            self._data,
+            rows,
+            model_path=self._model_path,
+            embed=self._engines.embed,
+            adjustment=lambda: self.adjustment,
+        )

@@ -1,0 +1,54 @@
+"""The stages of a collaborative model: trained on the run's examples, and measured on its rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+
+from sprec_ray.artifacts import Stage, as_eval_result
+from sprec_ray.baselines.fit import fit_recommender
+from sprec_ray.baselines.recommender import Recommender, read_recommender
+from sprec_ray.cluster.evaluation import Evaluator
+from sprec_ray.cluster.run_data import RunData
+from sprec_ray.cluster.stage_keeper import StageKeeper
+from sprec_ray.cluster.timeline import Clock
+from sprec_ray.config import RunConfig
+from sprec_ray.types import EvalResult
+
+RECOMMENDER = "collaborative"
+"""The stage of the collaborative model, and the label of its evaluation."""
+
+
+class Recommending:
+    """Trains and measures the collaborative model of a run, here in the driver: it is small."""
+
+    def __init__(self, config: RunConfig, folder: Path, data: RunData, keeper: StageKeeper, clock: Clock) -> None:
+        self._config, self._folder, self._data, self._keeper, self._clock = config, folder, data, keeper, clock
+
+    @cached_property
+    def recommender(self) -> Recommender:
+        """The model, trained on the training examples up to its best epoch on the valid ones."""
+        stage, settings = Stage(self._folder / RECOMMENDER), self._config.collaborative
+        if not self._keeper.is_done(stage):
+            with self._clock.span(settings.model, "compute"), self._keeper.filling(stage, settings.model) as summary:
+                trained = fit_recommender(
+                    settings,
+                    self._data.train,
+                    self._data.valid,
+                    self._data.catalog.titles,
+                    seed=self._config.seed,
+                )
+                trained.save(stage.path)
+                summary.update(dataclasses.asdict(trained.summary))
+        return read_recommender(stage.path)
+
+    def evaluate(self, evaluations: Path, evaluator: Evaluator) -> EvalResult:
+        """The metrics of the model alone."""
+        stage = Stage(evaluations / RECOMMENDER)
+        if not self._keeper.is_done(stage):
+            scores_BI = self.recommender.scores([example.history for example in self._data.measured])
+            with self._keeper.filling(stage, f"{self._config.collaborative.model}: evaluation") as summary:
+                result = evaluator.evaluate_scores(RECOMMENDER, scores_BI, stage)
+                summary.update(result=dataclasses.asdict(result))
+        return as_eval_result(stage.summary["result"])

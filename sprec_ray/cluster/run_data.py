@@ -1,0 +1,49 @@
+"""What the data stage of a run has written, read when it is first needed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from sprec_ray.artifacts import read_rows
+from sprec_ray.data.catalog import Catalog
+from sprec_ray.types import Example
+
+Split = Literal["test", "valid"]
+
+
+class RunData:
+    """The examples and the catalogue of a run."""
+
+    def __init__(self, folder: Path, split: Split) -> None:
+        self._folder, self._split = folder, split
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The distinct titles."""
+        return Catalog.read(self._folder / "catalog.json")
+
+    @cached_property
+    def train(self) -> list[Example]:
+        """All training examples."""
+        return read_rows(self._folder / "train.jsonl", Example)
+
+    @cached_property
+    def valid(self) -> list[Example]:
+        """The examples by which settings are chosen, and a collaborative model's last epoch."""
+        return read_rows(self._folder / "valid.jsonl", Example)
+
+    @cached_property
+    def measured(self) -> list[Example]:
+        """The examples that policies are measured on."""
+        return read_rows(self._folder / f"{self._split}.jsonl", Example)
+
+    @cached_property
+    def popularity(self) -> Counter[str]:
+        """Training events of every title of the catalogue.
+
+        A window's history is the earlier part of the same sequence: targets alone count every event about once.
+        """
+        return Counter(example.target for example in self.train if example.target in self.catalog)

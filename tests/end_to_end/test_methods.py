@@ -1,0 +1,77 @@
+"""Methods as overlays of one configuration, on real engines: what they share is trained once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sprec_ray.artifacts import Stage, read_json, read_rows
+from sprec_ray.cluster.run import RunOutcome, run_folder, train_selfplay
+from sprec_ray.cluster.sharing import origin
+from sprec_ray.config import RunConfig
+from sprec_ray.config_files import load_config
+from sprec_ray.types import PreferenceGroup
+
+pytestmark = pytest.mark.slow
+METHODS = Path(__file__).parents[2] / "configs" / "methods"
+Method = Callable[..., tuple[RunConfig, RunOutcome]]
+
+
+@pytest.fixture(scope="module")
+def method(ray_session: None, tiny_file: Path, output_dir: Path) -> Method:
+    def run(name: str, *overrides: str) -> tuple[RunConfig, RunOutcome]:
+        own = [f"output_dir={output_dir}", f"name=method-{name}{len(overrides)}", "share_stages=true"]
+        config = load_config([str(tiny_file), str(METHODS / f"{name}.yaml"), "evaluation.base=false", *own, *overrides])
+        return config, train_selfplay(config)
+
+    return run
+
+
+def test_genre_weights_train_another_first_policy(method: Method) -> None:
+    """RW weighs rows of A_0; its loss differs from BIGRec's, whose A_0 every other method takes."""
+    folders = [run_folder(method(name)[0]) for name in ("bigrec", "rw", "dpo")]
+    weights = {row.weight for row in read_rows(folders[1] / "sft" / "rows.jsonl", PreferenceGroup)}
+    assert len(weights) > 1
+    losses = [read_json(folder / "sft" / "steps.json")[0]["loss"] for folder in folders]
+    assert losses[0] == losses[2] != losses[1]
+    assert origin(folders[1] / "sft") is None
+    assert origin(folders[2] / "sft") == folders[0]
+
+
+def test_d3_chooses_its_weight_on_the_validation_rows(method: Method) -> None:
+    """With gamma 0 its answers are those of the plain beam search; A_0 is not trained again."""
+    config, outcome = method("d3")
+    summary = Stage(run_folder(config) / "evaluations" / "sft").summary
+    tried = {float(gamma): value for gamma, value in summary["ndcg@5"].items()}
+    assert summary["gamma"] in tried
+    assert tried[summary["gamma"]] == max(tried.values())
+    (policy, *_) = outcome.results
+    plain = method("d3", "evaluation.adjustment=none", "evaluation.gamma=1")[1].results[0]
+    fixed = method("d3", "evaluation.gamma=0", "collaborative.num_epochs=1")[1].results[0]
+    assert fixed.metrics == plain.metrics
+    assert policy.metrics["valid"] == 1.0
+    much = method("d3", "evaluation.gamma=1000", "collaborative.model=popularity", "evaluation.k=[1,3]")[1].results
+    popular = {result.label: result for result in much}["popularity"]
+    assert much[0].metrics["hr@3"] == popular.metrics["hr@3"], "so much weight leaves nothing to the language model"
+
+
+def test_rosepo_smooths_similar_titles(method: Method) -> None:
+    config, _ = method("rosepo")
+    groups = read_rows(run_folder(config) / "iteration-0" / "groups" / "groups.jsonl", PreferenceGroup)
+    assert len(groups) == 48, "all training examples"
+    assert all(len(group.rejected) == 1 and group.rejected[0] != group.chosen for group in groups)
+    smoothing = [group.smoothing for group in groups]
+    assert all(eps is not None and 0 <= eps < 0.5 for eps in smoothing)
+    assert len(set(smoothing)) > 1
+
+
+def test_a_collaborative_model_is_a_run_of_its_own(method: Method) -> None:
+    config, outcome = method("sasrec")
+    assert [result.label for result in outcome.results] == ["collaborative", "popularity", "random"]
+    assert not (run_folder(config) / "sft").exists()
+    assert outcome.report.is_file()
+    assert method("sasrec")[1].was_finished
+    same = method("popularity")[1].results
+    assert same[0].metrics == pytest.approx(same[1].metrics, nan_ok=True), "two ways to one baseline"
