@@ -199,7 +199,11 @@ def _check_same_run(config: RunConfig, folder: Path) -> None:
 def check_same_settings(
     folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], *, may_change: Container[str] = MAY_CHANGE
 ) -> None:
-    """Raise ConfigError when a setting of what ``folder`` was made with has changed, but for those that may."""
+    """Raise ConfigError when a setting of what ``folder`` was made with has changed, but for those that may.
+
+    A setting that did not exist then had its default.
+    """
+    before = {**flatten(config_to_dict(RunConfig())), **before}
     for key in sorted(before.keys() | now.keys()):
         if key not in may_change and before.get(key) != now.get(key):
             raise ConfigError(

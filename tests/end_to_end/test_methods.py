@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -22,7 +23,11 @@ Method = Callable[..., tuple[RunConfig, RunOutcome]]
 @pytest.fixture(scope="module")
 def method(ray_session: None, tiny_file: Path, output_dir: Path) -> Method:
     def run(name: str, *overrides: str) -> tuple[RunConfig, RunOutcome]:
-        own = [f"output_dir={output_dir}", f"name=method-{name}{len(overrides)}", "share_stages=true"]
+        own = [
+            f"output_dir={output_dir}",
+            f"name=method-{name}-{crc32(' '.join(overrides).encode())}",
+            "share_stages=true",
+        ]
         config = load_config([str(tiny_file), str(METHODS / f"{name}.yaml"), "evaluation.base=false", *own, *overrides])
         return config, train_selfplay(config)
 
