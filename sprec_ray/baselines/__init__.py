@@ -1,0 +1,1 @@
+"""Recommenders that know items by their ids: sequential networks and counts."""
