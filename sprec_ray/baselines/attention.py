@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -38,7 +40,8 @@ class Block(nn.Module):
 
     def forward(self, states_BTH: Tensor, seen_BTT: Tensor) -> Tensor:
         """The next states; ``seen_BTT`` says which places (last dimension) a place reads, at least one each."""
-        for norm, part in zip(self.norms, (lambda x: self._attend(x, seen_BTT), self._feed), strict=True):
+        parts: list[Callable[[Tensor], Tensor]] = [partial(self._attend, seen_BTT=seen_BTT), self._feed]
+        for norm, part in zip(self.norms, parts, strict=True):
             if self.norm == "before":
                 states_BTH = states_BTH + self._drop(part(norm(states_BTH)))
             else:
@@ -118,3 +121,67 @@ class SasRec(nn.Module):
     def forward(self, ids_BT: Tensor) -> Tensor:
         """The state after each history, [B, H]."""
         return self.states(ids_BT)[:, -1]
+
+
+class Bert4Rec(nn.Module):
+    """BERT4Rec (arXiv 1904.06690): attention in both directions; the state of a masked place scores what was there.
+
+    The next item is asked for by a mask after the history.
+    """
+
+    def __init__(self, settings: CollaborativeConfig, num_items: int, max_history: int) -> None:
+        super().__init__()
+        size = settings.hidden_size
+        self.items = Items(num_items, size, extra=1, bias=True)
+        self.mask = num_items + 1
+        self.positions = Positions(max_history + 1, size)
+        self.blocks = nn.ModuleList(
+            [Block(settings, norm="after", inner_size=4 * size, gelu=True) for _ in range(settings.num_layers)]
+        )
+        self.dropout = nn.Dropout(settings.dropout)
+        self.out = nn.Linear(size, size)
+
+    def states(self, ids_BT: Tensor) -> Tensor:
+        """The state of every place of ids with masks, [B, T, H] (eq. 7, without the item embeddings)."""
+        states_BTH = self.dropout(self.items(ids_BT) + self.positions(ids_BT.shape[1]))
+        seen_BTT = seen_places(ids_BT, causal=False)
+        for block in self.blocks:
+            states_BTH = block(states_BTH, seen_BTT)
+        return F.gelu(self.out(states_BTH))
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """The state of a mask after each history, [B, H]."""
+        masks_B1 = torch.full((len(ids_BT), 1), self.mask)
+        return self.states(torch.cat([ids_BT, masks_B1], dim=1))[:, -1]
+
+
+class Core(nn.Module):
+    """CORE-trm (arXiv 2204.11067, eq. 3 to 10): a weighted mean of the history's own item embeddings.
+
+    Attention only finds the weights, so states and items are in one space; they are compared by their cosine.
+    """
+
+    def __init__(self, settings: CollaborativeConfig, num_items: int, max_history: int) -> None:
+        super().__init__()
+        size = settings.hidden_size
+        self.items = Items(num_items, size, temperature=CORE_TEMPERATURE)
+        self.positions = Positions(max_history, size)
+        self.blocks = nn.ModuleList(
+            [Block(settings, norm="after", inner_size=4 * size, gelu=True) for _ in range(settings.num_layers)]
+        )
+        self.norm = nn.LayerNorm(size)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.weight = nn.Linear(size, 1, bias=False)
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """The state after each history, [B, H]."""
+        items_BTH = self.dropout(self.items(ids_BT))
+        states_BTH = self.dropout(self.norm(items_BTH + self.positions(ids_BT.shape[1])))
+        seen_BTT = seen_places(ids_BT, causal=True)
+        for block in self.blocks:
+            states_BTH = block(states_BTH, seen_BTT)
+        scores_BT = self.weight(states_BTH)[:, :, 0]
+        lowest = torch.finfo(scores_BT.dtype).min
+        weights_BT = scores_BT.masked_fill(ids_BT == PADDING, lowest).softmax(dim=1)
+        state_BH: Tensor = (weights_BT[:, :, None] * items_BTH).sum(dim=1)
+        return state_BH

@@ -15,10 +15,14 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from sprec_ray.artifacts import ArtifactError, read_json, write_bytes, write_json
-from sprec_ray.baselines.attention import SasRec
+from sprec_ray.baselines.attention import Bert4Rec, Core, SasRec
 from sprec_ray.baselines.batches import known_ids, left_padded
+from sprec_ray.baselines.convolution import Caser
 from sprec_ray.baselines.counts import Chance, LastItem, Popularity
+from sprec_ray.baselines.graph import GcSan
 from sprec_ray.baselines.items import PADDING, ItemNetwork
+from sprec_ray.baselines.recurrent import Gru4Rec
+from sprec_ray.baselines.sessions import Shan, Stamp
 from sprec_ray.config_methods import CollaborativeConfig
 
 WEIGHTS = "recommender.safetensors"
@@ -26,6 +30,13 @@ DESCRIPTION = "recommender.json"
 
 NETWORKS: dict[str, Callable[[CollaborativeConfig, int, int], ItemNetwork]] = {
     "sasrec": SasRec,
+    "gru4rec": Gru4Rec,
+    "caser": Caser,
+    "bert4rec": Bert4Rec,
+    "stamp": Stamp,
+    "shan": Shan,
+    "gcsan": GcSan,
+    "core": Core,
 }
 """Settings, number of items and longest history to a network: ids [B, T] -> states [B, H], with ``items`` to score."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sprec_ray.config_methods import CollaborativeConfig
 from sprec_ray.types import Example
 
 TITLES = tuple("ABCDEFGHIJKL")
-MODELS = ("sasrec", "popularity", "last_item", "random")
+MODELS = get_args(get_type_hints(CollaborativeConfig)["model"])
 
 
 def rows(count: int = 48) -> list[Example]:
