@@ -58,6 +58,7 @@ class Evaluator:
             histories=[example.history for example in test],
             catalog=catalog,
             kept_genres=kept_genres(self._popularity, catalog.genres, num=config.evaluation.num_genres),
+            popularity=self._popularity,
             ks=config.evaluation.k,
         )
 
@@ -106,6 +107,7 @@ class Evaluator:
         write_json(folder / "id2name.json", {str(index): title for index, title in enumerate(self._catalog.titles)})
         write_json(folder / "name2genre.json", self._catalog.genres)
         write_json(folder / "genre_dict.json", dict.fromkeys(self._task.kept_genres, 0))
+        write_json(folder / "popularity.json", self._popularity)
 
     def baselines(self) -> list[EvalResult]:
         """What the same rows give to the most popular titles and to random ones: below these nothing was learned."""
