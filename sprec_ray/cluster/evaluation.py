@@ -28,6 +28,7 @@ from sprec_ray.evaluation.evaluate import (
 )
 from sprec_ray.evaluation.grounding import Embedder, ground_adjusted, sentence_embedder, text_to_ground
 from sprec_ray.evaluation.metrics import kept_genres
+from sprec_ray.evaluation.scores import rank_scores
 from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, Rollout
 
 RunEmbedding = Callable[[EmbedTask, str], dict[str, Any]]
@@ -58,6 +59,7 @@ class Evaluator:
             histories=[example.history for example in rows],
             catalog=data.catalog,
             kept_genres=kept_genres(data.popularity, data.catalog.genres, num=config.evaluation.num_genres),
+            popularity=data.popularity,
             ks=config.evaluation.k,
         )
 
@@ -100,7 +102,7 @@ class Evaluator:
     def evaluate_scores(self, label: str, scores_BI: npt.NDArray[np.floating], stage: Stage) -> EvalResult:
         """Rank titles by an array of scores and measure them; ``grounded.json`` as of ``evaluate``."""
         ranking = Ranking(
-            ranked_BK=np.argsort(-scores_BI, axis=1, kind="stable")[:, : max(self._task.ks)],
+            ranked_BK=rank_scores(scores_BI, max(self._task.ks)),
             names=self._catalog.titles,
             counts={},
         )
@@ -142,6 +144,7 @@ class Evaluator:
         write_json(folder / "id2name.json", {str(index): title for index, title in enumerate(self._catalog.titles)})
         write_json(folder / "name2genre.json", self._catalog.genres)
         write_json(folder / "genre_dict.json", dict.fromkeys(self._task.kept_genres, 0))
+        write_json(folder / "popularity.json", self._popularity)
 
     def baselines(self) -> list[EvalResult]:
         """What the same rows give to the most popular titles and to random ones: below these nothing was learned."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import sys
@@ -117,8 +118,13 @@ def _training_curves(config: RunConfig, folder: Path) -> tuple[dict[str, list[di
 
 
 def _evaluation_lines(results: list[EvalResult]) -> list[dict[str, Any]]:
+    """An undefined metric is null, as in results.json."""
     return [
-        {"phase": result.label, **{f"eval/{key}": value for key, value in result.metrics.items()}} for result in results
+        {
+            "phase": result.label,
+            **{f"eval/{key}": None if math.isnan(value) else value for key, value in result.metrics.items()},
+        }
+        for result in results
     ]
 
 

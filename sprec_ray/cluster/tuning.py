@@ -39,7 +39,7 @@ from sprec_ray.config_sweep import (
     sweep_to_dict,
 )
 from sprec_ray.evaluation.metrics import METRICS
-from sprec_ray.evaluation.report_tables import LOWER_IS_BETTER
+from sprec_ray.evaluation.report_tables import column_of
 from sprec_ray.evaluation.sweep_choice import choose_trial
 from sprec_ray.evaluation.sweep_report import REPORT_FILE, write_sweep_report
 from sprec_ray.evaluation.sweep_results import SWEEP_FILE, SweepData, TrialRecord, read_sweep
@@ -256,8 +256,9 @@ def _check_metrics(sweep: SweepConfig) -> None:
     for name in (sweep.metric, sweep.diversity):
         if name.partition("@")[0] not in {*METRICS, "valid", "mass", "mrr", "target_logp"}:
             raise ConfigError(f"{name} is no metric; known: {', '.join(f'{metric}@k' for metric in METRICS)}, valid")
-    better = "min" if sweep.metric.partition("@")[0] in LOWER_IS_BETTER else "max"
-    if sweep.mode != better:
+    metric = column_of(sweep.metric)
+    better = "min" if metric.lower_is_better else "max"
+    if sweep.mode != better and not metric.undirected:
         raise ConfigError(f"mode={sweep.mode} looks for the worst {sweep.metric}; set mode={better}")
 
 

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import parse_response
+from sprec_ray.evaluation.content import genre_sets, word_counts
+from sprec_ray.evaluation.exposure import popularity_groups
 from sprec_ray.evaluation.grounding import Embedder, ground_texts, text_to_ground
-from sprec_ray.evaluation.metrics import (
-    Floats,
-    GenreCounting,
-    Ints,
-    Recommendations,
-    Rows,
-    compute_metrics,
-    genre_gaps,
-    genre_weights,
-    recommendation_counts,
-)
+from sprec_ray.evaluation.metric_types import CatalogTables, GenreCounting, Recommendations
+from sprec_ray.evaluation.metrics import Rows, compute_metrics, genre_gaps, genre_weights, recommendation_counts
+from sprec_ray.evaluation.places import Floats, Ints
 from sprec_ray.types import EvalResult
 
 NUM_TOP_ITEMS = 10
@@ -36,7 +30,9 @@ class EvaluationTask:
     """The history titles of each test row; with repeats, as the users met them."""
     catalog: Catalog
     kept_genres: tuple[str, ...] = ()
-    """Without kept genres there are no MGU and DGU."""
+    """Without kept genres MGU and DGU are undefined."""
+    popularity: Mapping[str, int] = field(default_factory=dict)
+    """Training events per title; without any, the popularity groups and ARP are undefined."""
     ks: tuple[int, ...] = (1, 5)
     rows: Rows = "all"
     """``published`` drops rows with an unknown target where the published code does (see metrics.py)."""
@@ -134,6 +130,7 @@ def evaluate_ranking(
 def recommendations(ranked_BK: Ints, task: EvaluationTask) -> Recommendations:
     """Ranked catalogue indices, joined with the task's targets, histories and genres as indices and weights."""
     history = [_index(task.catalog, title) for titles in task.histories for title in titles]
+    history_H = np.array(history, dtype=np.int64)
     item_genres = [task.catalog.genres.get(title, ()) for title in task.catalog.titles]
     countings: tuple[GenreCounting, ...] = ("split", "whole") if task.kept_genres else ()
     weights: Mapping[GenreCounting, Floats] = {
@@ -142,8 +139,22 @@ def recommendations(ranked_BK: Ints, task: EvaluationTask) -> Recommendations:
     return Recommendations(
         ranked_BK=ranked_BK,
         targets_B=np.array([_index(task.catalog, title) for title in task.targets], dtype=np.int64),
-        history_H=np.array(history, dtype=np.int64),
+        history_H=history_H,
         weights_IG=weights,
+        catalog=_catalog_tables(task, history_H),
+    )
+
+
+def _catalog_tables(task: EvaluationTask, history_H: Ints) -> CatalogTables:
+    titles = task.catalog.titles
+    popularity_I = np.array([task.popularity.get(title, 0) for title in titles], dtype=np.int64)
+    known = bool(popularity_I.any())
+    return CatalogTables(
+        num_items=len(titles),
+        popularity_I=popularity_I if known else None,
+        groups_I=popularity_groups(popularity_I) if known else None,
+        genres_IW=genre_sets(titles, task.catalog.genres),
+        words_I2=word_counts(titles, history_H),
     )
 
 

@@ -1,6 +1,6 @@
-"""Accuracy, diversity and fairness of ranked recommendations, as functions of integer arrays.
+"""Accuracy, diversity and fairness of ranked recommendations, as functions of integer arrays, and all METRICS.
 
-Dimensions: ``B`` test rows, ``K`` ranked places, ``I`` catalogue items, ``G`` kept genres, ``H`` history events.
+Dimensions as in places.py; ``G`` are the kept genres here.
 
 ``ranked_BK`` holds catalogue indices, best first. ``-1`` is an empty place: it recommends nothing, and ``k * n`` still
 counts it. An index of ``I`` or more is a recommended title outside the catalogue: it is distinct, it can be
@@ -8,7 +8,8 @@ over-recommended, it is never a hit and has no genre. ``targets_B`` holds -1 whe
 
 Denominators: here n is all rows for every metric. The published code of arXiv 2412.09243 takes all rows for HR and
 NDCG, but drops the rows with an unknown target from DivRatio, ORRatio and the recommended genres;
-``rows="published"`` does the same.
+``rows="published"`` does the same. The metrics of exposure.py and content.py, which that code does not have, leave
+empty places and titles outside the catalogue out.
 """
 
 from __future__ import annotations
@@ -16,17 +17,25 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
+
+from sprec_ray.evaluation.content import ild, token_bias
+from sprec_ray.evaluation.exposure import HEAD, MID, TAIL, coverage, entropy, gini, group_share, recommended_popularity
+from sprec_ray.evaluation.metric_types import (
+    CountMetric,
+    GenreCounting,
+    Metric,
+    Recommendations,
+    RowMetric,
+    of_catalog,
+    of_items,
+)
+from sprec_ray.evaluation.places import Floats, Ints, PlaceCounts, check_places, divide, place_counts
 
 logger = logging.getLogger(__name__)
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-GenreCounting = Literal["split", "whole"]
 Rows = Literal["all", "published"]
 
 NUM_OVER_RECOMMENDED = 3
@@ -35,7 +44,7 @@ NUM_OVER_RECOMMENDED = 3
 
 def hr(ranked_BK: Ints, targets_B: Ints, *, k: int) -> float:
     """HR@k: the share of all rows whose target is among the first k; rows with an unknown target are misses."""
-    return _mean((_target_ranks(ranked_BK, targets_B, k) < k).astype(np.float64), "hr")
+    return _mean(_hits(ranked_BK, targets_B, k), "hr")
 
 
 def hr_se(ranked_BK: Ints, targets_B: Ints, *, k: int) -> float:
@@ -46,19 +55,17 @@ def hr_se(ranked_BK: Ints, targets_B: Ints, *, k: int) -> float:
 
 def ndcg(ranked_BK: Ints, targets_B: Ints, *, k: int) -> float:
     """NDCG@k for a single relevant item: ``1 / log2(rank + 2)`` with rank from 0, averaged over all rows."""
-    rank_B = _target_ranks(ranked_BK, targets_B, k)
-    return _mean(np.where(rank_B < k, 1 / np.log2(rank_B + 2.0), 0.0), "ndcg")
+    return _mean(_gains(ranked_BK, targets_B, k), "ndcg")
 
 
 def div_ratio(ranked_BK: Ints, *, k: int) -> float:
     """DivRatio@k: distinct recommended items over ``k * n``."""
-    return _ratio(len(recommendation_counts(ranked_BK, k=k)), k * len(ranked_BK), "div_ratio")
+    return _ratio(len(place_counts(ranked_BK, k=k).titles_D), k * len(ranked_BK), "div_ratio")
 
 
 def or_ratio(ranked_BK: Ints, *, k: int) -> float:
     """ORRatio@k: occurrences of the three most recommended items over ``k * n``."""
-    counts = [count for _, count in recommendation_counts(ranked_BK, k=k)[:NUM_OVER_RECOMMENDED]]
-    return _ratio(sum(counts), k * len(ranked_BK), "or_ratio")
+    return _ratio(int(_most_frequent(place_counts(ranked_BK, k=k))[0]), k * len(ranked_BK), "or_ratio")
 
 
 def mgu(ranked_BK: Ints, history_H: Ints, weights_IG: Floats, *, k: int) -> float:
@@ -78,7 +85,7 @@ def genre_gaps(ranked_BK: Ints, history_H: Ints, weights_IG: Floats, *, k: int) 
 
     Items without a kept genre, and titles outside the catalogue, add nothing to either side.
     """
-    _check_places(ranked_BK, k)
+    check_places(ranked_BK, k)
     recommended_G = _genre_shares(ranked_BK[:, :k].ravel(), weights_IG)
     return recommended_G - _genre_shares(history_H, weights_IG)
 
@@ -125,71 +132,133 @@ def kept_genres(popularity: Mapping[str, int], genres: Mapping[str, Sequence[str
 
 def recommendation_counts(ranked_BK: Ints, *, k: int) -> list[tuple[int, int]]:
     """(index, number of occurrences) of everything in the first k places, most frequent first, ties by index."""
-    _check_places(ranked_BK, k)
-    places = ranked_BK[:, :k].ravel()
-    values, counts = np.unique(places[places >= 0], return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    return [(int(values[i]), int(counts[i])) for i in order]
+    found = place_counts(ranked_BK, k=k)
+    order = np.argsort(-found.counts_RD[0], kind="stable")
+    return list(zip(found.titles_D[order].tolist(), found.counts_RD[0][order].tolist(), strict=True))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recommendations:
-    """What the metrics read. ``weights_IG`` is one table per genre counting, empty without genres."""
-
-    ranked_BK: Ints
-    targets_B: Ints
-    history_H: Ints
-    weights_IG: Mapping[GenreCounting, Floats]
-
-    @property
-    def known(self) -> Recommendations:
-        """The rows whose target is in the catalogue; the histories stay whole, as in the published code."""
-        rows = self.targets_B >= 0
-        return replace(self, ranked_BK=self.ranked_BK[rows], targets_B=self.targets_B[rows])
+def _hits(ranked_BK: Ints, targets_B: Ints, k: int) -> Floats:
+    return (_target_ranks(ranked_BK, targets_B, k) < k).astype(np.float64)
 
 
-Metric = Callable[[Recommendations, int], float]
+def _gains(ranked_BK: Ints, targets_B: Ints, k: int) -> Floats:
+    rank_B = _target_ranks(ranked_BK, targets_B, k)
+    return np.where(rank_B < k, 1 / np.log2(rank_B + 2.0), 0.0)
+
+
+def _most_frequent(counts: PlaceCounts) -> Ints:
+    """In how many places the three most recommended titles are, together, [R]."""
+    top = max(0, counts.counts_RD.shape[1] - NUM_OVER_RECOMMENDED)
+    return np.asarray(np.sort(counts.counts_RD, axis=1)[:, top:].sum(axis=1))
+
+
+def _mean_gap(gaps_RG: Floats) -> Floats:
+    return np.asarray(np.abs(gaps_RG).mean(axis=1))
+
+
+def _range_of_gaps(gaps_RG: Floats) -> Floats:
+    return np.asarray(gaps_RG.max(axis=1) - gaps_RG.min(axis=1))
+
+
+def _of_genres(
+    of_gaps: Callable[[Floats], Floats], whole: Callable[..., float], counting: GenreCounting
+) -> CountMetric:
+    """A metric of GP - GH; NaN without genres."""
+
+    def values(given: Recommendations, counts: PlaceCounts) -> Floats:
+        weights_IG = given.weights_IG.get(counting)
+        if weights_IG is None or not weights_IG.size:
+            return np.full(len(counts.counts_RD), np.nan)
+        inside = counts.in_catalog(len(weights_IG))
+        totals_RG = inside.counts_RD @ weights_IG[inside.titles_D]
+        shares_RG = divide(totals_RG, totals_RG.sum(axis=1, keepdims=True))
+        return of_gaps(shares_RG - _genre_shares(given.history_H, weights_IG))
+
+    def value(given: Recommendations, k: int) -> float:
+        weights_IG = given.weights_IG.get(counting)
+        return float("nan") if weights_IG is None else whole(given.ranked_BK, given.history_H, weights_IG, k=k)
+
+    return CountMetric(values, value)
+
+
+def _of_group(group: int) -> RowMetric:
+    """The share of a popularity group."""
+    return of_items(
+        lambda ranked_BK, catalog, k: (
+            None if catalog.groups_I is None else group_share(ranked_BK, catalog.groups_I, group, k=k)
+        )
+    )
+
+
+def _popularity() -> RowMetric:
+    return of_items(
+        lambda ranked_BK, catalog, k: (
+            None if catalog.popularity_I is None else recommended_popularity(ranked_BK, catalog.popularity_I, k=k)
+        )
+    )
+
 
 ACCURACY_METRICS: dict[str, Metric] = {
-    "hr": lambda given, k: hr(given.ranked_BK, given.targets_B, k=k),
+    "hr": RowMetric(lambda given, k: _hits(given.ranked_BK, given.targets_B, k)),
     "hr_se": lambda given, k: hr_se(given.ranked_BK, given.targets_B, k=k),
-    "ndcg": lambda given, k: ndcg(given.ranked_BK, given.targets_B, k=k),
+    "ndcg": RowMetric(lambda given, k: _gains(given.ranked_BK, given.targets_B, k)),
 }
 DIVERSITY_METRICS: dict[str, Metric] = {
-    "div_ratio": lambda given, k: div_ratio(given.ranked_BK, k=k),
-    "or_ratio": lambda given, k: or_ratio(given.ranked_BK, k=k),
+    "div_ratio": CountMetric(lambda _, counts: divide(np.count_nonzero(counts.counts_RD, axis=1), counts.num_places)),
+    "or_ratio": CountMetric(lambda _, counts: divide(_most_frequent(counts), counts.num_places)),
 }
 GENRE_METRICS: dict[str, Metric] = {
-    "mgu": lambda given, k: mgu(given.ranked_BK, given.history_H, given.weights_IG["split"], k=k),
-    "dgu": lambda given, k: dgu(given.ranked_BK, given.history_H, given.weights_IG["split"], k=k),
-    "mgu_whole": lambda given, k: mgu(given.ranked_BK, given.history_H, given.weights_IG["whole"], k=k),
-    "dgu_whole": lambda given, k: dgu(given.ranked_BK, given.history_H, given.weights_IG["whole"], k=k),
+    "mgu": _of_genres(_mean_gap, mgu, "split"),
+    "dgu": _of_genres(_range_of_gaps, dgu, "split"),
+    "mgu_whole": _of_genres(_mean_gap, mgu, "whole"),
+    "dgu_whole": _of_genres(_range_of_gaps, dgu, "whole"),
 }
-METRICS = ACCURACY_METRICS | DIVERSITY_METRICS | GENRE_METRICS
+EXPOSURE_METRICS: dict[str, Metric] = {
+    "gini": of_catalog(lambda counts, catalog, _: gini(counts, num_items=catalog.num_items)),
+    "entropy": of_catalog(lambda counts, catalog, _: entropy(counts, num_items=catalog.num_items)),
+    "coverage": of_catalog(lambda counts, catalog, _: coverage(counts, num_items=catalog.num_items)),
+    "head_share": _of_group(HEAD),
+    "mid_share": _of_group(MID),
+    "tail_share": _of_group(TAIL),
+    "arp": _popularity(),
+}
+CONTENT_METRICS: dict[str, Metric] = {
+    "ild": of_items(lambda ranked_BK, catalog, k: ild(ranked_BK, catalog.genres_IW, k=k)),
+    "token_bias": of_catalog(lambda counts, catalog, history_H: token_bias(counts, history_H, catalog.words_I2)),
+}
+METRICS = ACCURACY_METRICS | DIVERSITY_METRICS | GENRE_METRICS | EXPOSURE_METRICS | CONTENT_METRICS
 
 
 def compute_metrics(given: Recommendations, ks: Sequence[int], *, rows: Rows = "all") -> dict[str, float]:
-    """Every metric at every k, as ``{"hr@1": ..., "mgu_whole@5": ...}``; without genres, no genre metrics.
+    """Every metric at every k, as ``{"hr@1": ..., "mgu_whole@5": ...}``; undefined ones are NaN, with one warning.
 
-    ``rows`` is the denominator of everything but HR and NDCG (see the module's docstring).
+    Without genres MGU, DGU and ILD are undefined, without training events the popularity groups and ARP. ILD needs two
+    places and is left out at k = 1. ``rows`` is the denominator of DivRatio, ORRatio and the genre metrics (see the
+    module's docstring).
     """
     if not ks or min(ks) < 1:
         raise ValueError(f"k={list(ks)} must name at least one place, each 1 or more; for example k=1,5")
-    results: dict[str, float] = {}
-    counted = given.known if rows == "published" else given
-    for k in ks:
-        for name, metric in METRICS.items():
-            if name not in GENRE_METRICS or given.weights_IG:
-                results[f"{name}@{k}"] = metric(given if name in ACCURACY_METRICS else counted, k)
+    published = {*DIVERSITY_METRICS, *GENRE_METRICS} if rows == "published" else set()
+    counted = given.known if published else given
+    results = {
+        f"{name}@{k}": metric(counted if name in published else given, k)
+        for k in ks
+        for name, metric in METRICS.items()
+        if (name, k) != ("ild", 1)
+    }
     undefined = [name for name, value in results.items() if np.isnan(value)]
     if undefined:
-        logger.warning("undefined, reported as NaN: %s (no rows, or no kept genre on one side)", ", ".join(undefined))
+        logger.warning(
+            "undefined, reported as NaN: %s (no rows, no recommendation from the catalogue, no genres, or no training "
+            "events)",
+            ", ".join(undefined),
+        )
     return results
 
 
 def _target_ranks(ranked_BK: Ints, targets_B: Ints, k: int) -> Ints:
     """The first place of each target, [B], from 0; k when it is not among the first k or unknown."""
-    _check_places(ranked_BK, k)
+    check_places(ranked_BK, k)
     hit_BK = (ranked_BK[:, :k] == targets_B[:, None]) & (targets_B[:, None] >= 0)
     return np.where(hit_BK.any(axis=1), hit_BK.argmax(axis=1), k)
 
@@ -200,11 +269,6 @@ def _genre_shares(indices: Ints, weights_IG: Floats) -> Floats:
     if not totals_G.sum():
         return np.full(weights_IG.shape[1], np.nan)
     return np.asarray(totals_G / totals_G.sum())
-
-
-def _check_places(ranked_BK: Ints, k: int) -> None:
-    if ranked_BK.ndim != 2 or ranked_BK.shape[1] < k:
-        raise ValueError(f"k={k} needs ranked_BK of shape [B, {k}] or wider, got {ranked_BK.shape}; pad with -1")
 
 
 def _mean(values_B: Floats, name: str) -> float:

@@ -19,7 +19,7 @@ from sprec_ray.evaluation.report_sections import (
     top_items_section,
 )
 from sprec_ray.evaluation.report_style import STYLE
-from sprec_ray.evaluation.report_tables import results_table
+from sprec_ray.evaluation.report_tables import more_table, results_table
 from sprec_ray.evaluation.report_training import fallen_phases, training_plots
 from sprec_ray.types import EvalResult
 
@@ -133,7 +133,7 @@ def _header(run: ReportData) -> str:
 
 
 def _results(run: ReportData) -> str:
-    return results_table(run.results) if run.results else ""
+    return results_table(run.results) + more_table(run.results) if run.results else ""
 
 
 def _differences(run: ReportData) -> str:

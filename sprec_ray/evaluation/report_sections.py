@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from sprec_ray.evaluation.markup import escape, mapping_table, note, number, seconds, table, title_text
-from sprec_ray.evaluation.report_tables import DISPLAY_NAMES, LOWER_IS_BETTER, hr_differs, is_policy, places
+from sprec_ray.evaluation.report_tables import DISPLAY_NAMES, LOWER_IS_BETTER, MORE, column_of, hr_differs, is_policy, places
 from sprec_ray.evaluation.svg import Axes, Bar, Series, line_plot, paired_bars, timeline
 from sprec_ray.types import EvalResult
 
@@ -62,8 +62,8 @@ def metric_plots(results: Sequence[EvalResult]) -> str:
         return ""
     ks = places(policies)
     x_ticks = [(float(index), result.label.removeprefix("iteration-")) for index, result in enumerate(policies)]
-    plots = []
-    for name, heading in DISPLAY_NAMES.items():
+    plots: dict[bool, list[str]] = {False: [], True: []}
+    for name in DISPLAY_NAMES:
         keys = [(f"@{k}", f"{name}@{k}", k) for k in ks] if name != "valid" else [("valid", "valid", 0)]
         series = [_stage_series(line, key, k, policies) for line, key, k in keys]
         references = [
@@ -71,13 +71,15 @@ def metric_plots(results: Sequence[EvalResult]) -> str:
             for result in baselines
             if keys and math.isfinite(result.metrics.get(keys[-1][1], math.nan))
         ]
-        arrow = "↓" if name in LOWER_IS_BETTER else "↑"
-        plots.append(line_plot(f"{heading} {arrow}", series, Axes(x_ticks=x_ticks, references=references)))
+        axes = Axes(x_ticks=x_ticks, references=references)
+        plots[name in MORE].append(line_plot(column_of(name).heading, series, axes))
     explanation = note(
         "Numbers on the x axis are iterations; the arrow points to better; bars on HR are one standard error."
         + (f" Dashed: baselines at k = {ks[-1]}." if baselines and ks else "")
     )
-    return explanation + f'<div class="plots">{"".join(plots)}</div>'
+    shown, folded = (f'<div class="plots">{"".join(group)}</div>' if any(group) else "" for group in plots.values())
+    more = f"<details><summary>More on diversity and popularity</summary>{folded}</details>" if folded else ""
+    return explanation + shown + more
 
 
 def top_items_section(results: Sequence[EvalResult]) -> str:

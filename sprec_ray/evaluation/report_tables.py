@@ -19,11 +19,24 @@ DISPLAY_NAMES = {
     "dgu": "DGU",
     "mgu_whole": "MGU (whole)",
     "dgu_whole": "DGU (whole)",
+    "gini": "Gini",
+    "entropy": "Entropy",
+    "coverage": "Coverage",
+    "head_share": "Head",
+    "mid_share": "Mid",
+    "tail_share": "Tail",
+    "arp": "ARP",
+    "ild": "ILD",
+    "token_bias": "Token bias",
     "mrr": "MRR",
     "target_logp": "log p(target)",
     "valid": "valid",
 }
-LOWER_IS_BETTER = {"or_ratio", "mgu", "dgu", "mgu_whole", "dgu_whole"}
+LOWER_IS_BETTER = {"or_ratio", "mgu", "dgu", "mgu_whole", "dgu_whole", "gini"}
+UNDIRECTED = {"head_share", "mid_share", "tail_share", "arp", "token_bias"}
+"""Neither a higher nor a lower value is better as such."""
+MORE = ("gini", "entropy", "coverage", "head_share", "mid_share", "tail_share", "arp", "ild", "token_bias")
+"""The metrics of the second table."""
 UNITS = {
     "hr": "share of rows",
     "ndcg": "mean gain, 0 to 1",
@@ -33,6 +46,15 @@ UNITS = {
     "dgu": "range of gaps in share",
     "mgu_whole": "mean gap in share",
     "dgu_whole": "range of gaps in share",
+    "gini": "0 equal, 1 one title",
+    "entropy": "nats",
+    "coverage": "share of titles",
+    "head_share": "share of recommendations",
+    "mid_share": "share of recommendations",
+    "tail_share": "share of recommendations",
+    "arp": "mean training events",
+    "ild": "mean Jaccard distance",
+    "token_bias": "difference of shares of words",
     "mrr": "mean of 1 / rank",
     "target_logp": "nats",
     "valid": "share of answers",
@@ -65,9 +87,14 @@ class Column:
         return self.name in LOWER_IS_BETTER
 
     @property
+    def undirected(self) -> bool:
+        """Whether neither direction is better as such."""
+        return self.name in UNDIRECTED
+
+    @property
     def heading(self) -> str:
-        """The metric's name with an arrow that points to better."""
-        return f"{self.title} {'↓' if self.lower_is_better else '↑'}"
+        """The metric's name with an arrow that points to better, if a direction is."""
+        return self.title if self.undirected else f"{self.title} {'↓' if self.lower_is_better else '↑'}"
 
     @property
     def unit(self) -> str:
@@ -77,6 +104,8 @@ class Column:
     @property
     def meaning(self) -> str:
         """The unit and which direction is better, in words."""
+        if self.undirected:
+            return self.unit
         direction = f"{'lower' if self.lower_is_better else 'higher'} is better"
         return f"{self.unit}, {direction}" if self.unit else direction
 
@@ -98,6 +127,13 @@ def columns(results: Sequence[EvalResult]) -> list[Column]:
     wanted += [Column(name=name, k=k) for name in ("div_ratio", "or_ratio", "mgu") for k in ks]
     wanted += [Column(name=name) for name in ("mrr", "target_logp", "valid")]
     return [column for column in wanted if any(column.key in result.metrics for result in results)]
+
+
+def more_columns(results: Sequence[EvalResult]) -> list[Column]:
+    """The metrics of the second table at the largest k, where a value is defined."""
+    wanted = [Column(name=name, k=k) for name in MORE for k in places(results)[-1:]]
+    values = {column: [result.metrics.get(column.key, math.nan) for result in results] for column in wanted}
+    return [column for column in wanted if not all(map(math.isnan, values[column]))]
 
 
 def all_columns(results: Sequence[EvalResult]) -> list[Column]:
@@ -135,7 +171,7 @@ def best_labels(results: Sequence[EvalResult], column: Column) -> set[str]:
         for result in results
         if is_policy(result) and result.label != "base" and not math.isnan(result.metrics.get(column.key, math.nan))
     }
-    if len(values) < 2:
+    if len(values) < 2 or column.undirected:
         return set()
     best = min(values.values()) if column.name in LOWER_IS_BETTER else max(values.values())
     return {label for label, value in values.items() if value == best}
@@ -159,7 +195,30 @@ def format_table(results: Sequence[EvalResult]) -> str:
 
 def results_table(results: Sequence[EvalResult]) -> str:
     """The results as an HTML table, policies before baselines, with what its marks mean below."""
-    shown = columns(results)
+    legend = note(
+        "Best of the trained policies in bold; the base and the baselines are for orientation. ± is one standard "
+        "error of HR over the test rows. " + _accuracy_sentence(results)
+    )
+    return _table(results, columns(results)) + legend
+
+
+def more_table(results: Sequence[EvalResult]) -> str:
+    """A second table, folded away: how recommendations spread over the catalogue, and what they are like."""
+    shown = more_columns(results)
+    if not shown:
+        return ""
+    legend = note(
+        "Gini, entropy (nats) and coverage of the titles' counts of recommendations over the whole catalogue. Head, mid "
+        "and tail: shares of the recommendations that go to the most popular titles with a fifth of the training "
+        "events, to the least popular with a fifth, and to the rest; ARP is the mean number of training events of a "
+        "recommended title. ILD: mean Jaccard distance of the genres of two recommendations of a row. Token bias: the "
+        "share of the histories' most frequent words in the recommended titles less that in the histories. Without an "
+        "arrow neither direction is better as such."
+    )
+    return f"<details><summary>More on diversity and popularity</summary>{_table(results, shown)}{legend}</details>"
+
+
+def _table(results: Sequence[EvalResult], shown: Sequence[Column]) -> str:
     rows = []
     for result in sorted(results, key=lambda result: not is_policy(result)):
         label = escape(result.label) if is_policy(result) else f'<span class="muted">{escape(result.label)}</span>'
@@ -170,11 +229,7 @@ def results_table(results: Sequence[EvalResult]) -> str:
             for column in shown
         ]
         rows.append([label, *cells])
-    legend = note(
-        "Best of the trained policies in bold; the base and the baselines are for orientation. ± is one standard "
-        "error of HR over the test rows. " + _accuracy_sentence(results)
-    )
-    return table(["policy", *(escape(column.heading) for column in shown)], rows, css="results") + legend
+    return table(["policy", *(escape(column.heading) for column in shown)], rows, css="results")
 
 
 def _accuracy_sentence(results: Sequence[EvalResult]) -> str:

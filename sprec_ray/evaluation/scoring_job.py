@@ -51,7 +51,8 @@ def score_predictions(arguments: Sequence[str]) -> str:
 
     *predictions*: a JSON list or JSON lines of rows with ``input`` (the history as quoted titles), ``output`` (the
     target) and ``predict`` (a list of generated texts, of which the first counts). *catalog*: a folder with
-    ``id2name.json`` and, for MGU and DGU, ``name2genre.json`` and ``genre_dict.json``, whose keys are the kept genres.
+    ``id2name.json`` and, for MGU and DGU, ``name2genre.json`` and ``genre_dict.json``, whose keys are the kept genres,
+    and, for the popularity groups and ARP, ``popularity.json`` with the training events of each title.
     *grounded*: a JSON list with one list of titles per row, best first; replaces grounding. *embedding*: a folder of a
     causal language model or the name of a sentence-transformers model, which ranks the catalogue by distance to the
     generated title. Every file may be compressed as ``.gz``.
@@ -70,11 +71,19 @@ def score_predictions(arguments: Sequence[str]) -> str:
     if out.is_dir():
         raise ValueError(f"out={out} is a folder; name a file, for example out={out / 'metrics.json'}")
     catalog, kept, notes = read_sprec_catalog(Path(options["catalog"]))
+    popularity = read_popularity(Path(options["catalog"]))
+    if not popularity:
+        notes.append(f"Popularity groups and ARP are undefined: {options['catalog']} holds no popularity.json.")
     if max(ks) > max(len(catalog), MOST_PLACES):
         raise ValueError(f"k={max(ks)} exceeds the catalogue's {len(catalog)} titles; ask for fewer places")
     predictions = read_predictions(_file("predictions", options["predictions"]), catalog)
     task = EvaluationTask(
-        targets=predictions.targets, histories=predictions.histories, catalog=catalog, kept_genres=kept, ks=ks
+        targets=predictions.targets,
+        histories=predictions.histories,
+        catalog=catalog,
+        kept_genres=kept,
+        popularity=popularity,
+        ks=ks,
     )
     ranking = _rank(options, predictions, task)
     result = evaluate_ranking("predictions", ranking, task, generated=predictions.generated)
@@ -101,9 +110,19 @@ def read_sprec_catalog(folder: Path) -> tuple[Catalog, tuple[str, ...], list[str
     if not len(catalog):
         raise ValueError(f"{names} lists no title; pass SPRec's eval/<dataset> folder")
     if missing:
-        return catalog, (), [f"MGU and DGU are omitted: {folder} holds no {' and no '.join(missing)}."]
+        return catalog, (), [f"MGU and DGU are undefined: {folder} holds no {' and no '.join(missing)}."]
     kept = tuple(tables["genre_dict.json"])
-    return catalog, kept, [] if kept else [f"MGU and DGU are omitted: {paths['genre_dict.json']} lists no genre."]
+    return catalog, kept, [] if kept else [f"MGU and DGU are undefined: {paths['genre_dict.json']} lists no genre."]
+
+
+def read_popularity(folder: Path) -> dict[str, int]:
+    """Training events per title, of ``popularity.json``; none without the file, ValueError for what is no count."""
+    path = find_file(folder, "popularity.json")
+    events = {} if path is None else _object(path)
+    wrong = next((title for title, count in events.items() if type(count) is not int or count < 0), None)
+    if wrong is not None:
+        raise ValueError(f"{path}: {wrong!r} must have a whole number of training events, not {events[wrong]!r}")
+    return events
 
 
 def read_predictions(path: Path, catalog: Catalog) -> Predictions:

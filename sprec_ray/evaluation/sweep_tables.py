@@ -112,7 +112,7 @@ def _best(data: SweepData, column: Column) -> float:
     """The best value among the finished trials; NaN, which equals nothing, when none differs."""
     values = [trial.final(column.key) for trial in data.trials if trial.status == "finished"]
     values = [value for value in values if not math.isnan(value)]
-    if len(set(values)) < 2:
+    if len(set(values)) < 2 or column.undirected:
         return math.nan
     return min(values) if column.lower_is_better else max(values)
 

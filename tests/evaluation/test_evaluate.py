@@ -1,6 +1,8 @@
 """One policy's results, from generated texts or from ready lists."""
 
 import dataclasses
+import logging
+import math
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ TASK = EvaluationTask(
     histories=(("Emma", "Emma"), ("Dune", "Unheard Of"), ()),
     catalog=CATALOG,
     kept_genres=("sf", "romance"),
+    popularity={"Dune": 6, "Emma": 3, "not in the catalogue": 9},
     ks=(1, 2),
 )
 GENERATED = ['"Dune"\n', '"A Child Called "It""\n', "Emma"]
@@ -79,10 +82,38 @@ def test_odd_lists_are_counted():
     assert "valid" not in result.metrics
 
 
-def test_without_genres_there_is_no_fairness():
-    result = evaluate_predictions("sft", GENERATED, dataclasses.replace(TASK, kept_genres=()), embed=embed)
-    assert not [name for name in result.metrics if "gu" in name]
+def test_exposure_and_content_by_hand():
+    """Row 0 ranks Dune, Emma; row 1 A Child, Dune; row 2 Emma, Dune. Events: Dune 6, Emma 3, the others none.
+
+    Dune is the head (nothing is more popular), Emma holds a third of the events, so mid, the others the tail. k = 2:
+    rows' shares of the head 1/2 each; of the mid 1/2, 0, 1/2; of the tail 0, 1/2, 0. ARP: (4.5 + 3 + 4.5) / 3 = 4.
+    ILD: {sf} to {romance} 1, {memoir, sf} to {sf} 1/2, 1. Coverage 3/4. Entropy of (3, 2, 1)/6.
+    """
+    found = evaluate_predictions("sft", GENERATED, TASK, embed=embed).metrics
+    assert [found[f"{group}_share@2"] for group in ("head", "mid", "tail")] == pytest.approx([1 / 2, 1 / 3, 1 / 6])
+    assert found["arp@2"] == pytest.approx(4)
+    assert found["ild@2"] == pytest.approx(2.5 / 3)
+    assert found["coverage@2"] == 3 / 4
+    assert found["entropy@2"] == pytest.approx(-sum(p * math.log(p) for p in (1 / 2, 1 / 3, 1 / 6)))
+    assert "ild@1" not in found
+
+
+def test_without_genres_fairness_is_undefined_and_said_once(caplog):
+    bare = Catalog(titles=CATALOG.titles, genres={})
+    with caplog.at_level(logging.WARNING):
+        task = dataclasses.replace(TASK, kept_genres=(), catalog=bare)
+        result = evaluate_predictions("sft", GENERATED, task, embed=embed)
+    undefined = {name for name, value in result.metrics.items() if math.isnan(value)}
+    assert undefined == {f"{name}@{k}" for name in ("mgu", "dgu", "mgu_whole", "dgu_whole") for k in (1, 2)} | {"ild@2"}
+    assert len(caplog.records) == 1
+    assert "no genres" in caplog.text
     assert result.genre_gaps == {}
+
+
+def test_without_training_events_popularity_is_undefined():
+    found = evaluate_predictions("sft", GENERATED, dataclasses.replace(TASK, popularity={}), embed=embed).metrics
+    undefined = {name for name, value in found.items() if math.isnan(value)}
+    assert undefined == {f"{name}@{k}" for name in ("head_share", "mid_share", "tail_share", "arp") for k in (1, 2)}
 
 
 def test_the_published_denominators_are_a_choice():

@@ -127,19 +127,39 @@ def test_without_grounding_both_remedies_are_named(files, tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["name2genre.json.gz", "genre_dict.json"])
-def test_missing_genres_omit_fairness_and_say_so(files, tmp_path, missing):
+def test_missing_genres_leave_fairness_undefined_and_say_so(files, tmp_path, missing):
     (tmp_path / "eval" / missing).unlink()
     found, text = run(tmp_path, grounded=tmp_path / "grounded.json", k=1)
-    assert not [name for name in found if "gu" in name]
+    assert found["mgu@1"] is None
     assert missing.removesuffix(".gz") in found["notes"][0]
     assert found["notes"][0] in text
 
 
 def test_undefined_is_null(files, tmp_path):
     files("eval/genre_dict.json", {"western": 0})
+    files("eval/popularity.json", {"Dune": 3})
     found, _ = run(tmp_path, grounded=tmp_path / "grounded.json", k=1)
     assert found["mgu@1"] is None
     assert found["genre_gaps"] == {"western": None}
+    assert found["notes"] == []
+
+
+def test_training_events_make_popularity_defined(files, tmp_path):
+    """Places Dune 3, Emma 2, It 1, Lost 1; rows of catalogue titles: (Dune, Emma), (Dune, It), (Emma), (Dune).
+
+    All events are Dune's, so it is the head: rows' shares 1/2, 1/2, 0, 1, and twice their events for ARP.
+    """
+    found, text = run(tmp_path, grounded=tmp_path / "grounded.json", k=2)
+    assert found["head_share@2"] is None
+    assert "popularity.json" in text
+    files("eval/popularity.json", {"Dune": 4})
+    found, _ = run(tmp_path, grounded=tmp_path / "grounded.json", k=2)
+    assert found["head_share@2"] == pytest.approx(1 / 2)
+    assert found["tail_share@2"] == pytest.approx(1 / 2)
+    assert found["arp@2"] == pytest.approx(2)
+    files("eval/popularity.json", {"Dune": -1})
+    with pytest.raises(ValueError, match="'Dune' must have a whole number of training events"):
+        run(tmp_path, grounded=tmp_path / "grounded.json", k=2)
 
 
 def test_a_causal_language_model_folder_grounds(files, tmp_path):
