@@ -95,11 +95,14 @@ class Evaluator:
         ranked = [[ranking.names[index] for index in row if index >= 0] for row in ranking.ranked_BK]
         write_json(stage.path / "grounded.json", ranked)
         result = evaluate_ranking(label, ranking, self._task, generated=generated)
-        inexact = {"num_inexact_rows": sum(bool(rollout.gap) for rollout in rollouts)}
+        found = {
+            "num_inexact_rows": sum(bool(rollout.gap) for rollout in rollouts),
+            "num_answer_tokens": num_answer_tokens(rollouts),
+        }
         whole = _whole_ranking(rollouts) if grounding == "ranking" else {}
         if grounding in {"search", "ranking"}:
             whole["mass"] = float(np.mean([_mass(rollout) for rollout in rollouts]))
-        return dataclasses.replace(result, metrics={**result.metrics, **whole}, counts={**result.counts, **inexact})
+        return dataclasses.replace(result, metrics={**result.metrics, **whole}, counts={**result.counts, **found})
 
     def _write_catalog(self, folder: Path) -> None:
         """The catalogue in SPRec's format."""
@@ -137,6 +140,11 @@ class Evaluator:
             return vectors
 
         return embed
+
+
+def num_answer_tokens(rollouts: Sequence[Rollout]) -> int:
+    """The tokens of all answers together."""
+    return sum(hypothesis.num_tokens for rollout in rollouts for hypothesis in rollout.hypotheses)
 
 
 def _titles(rollout: Rollout) -> list[str]:

@@ -16,7 +16,7 @@ from sprec_ray.artifacts import Stage, as_eval_result, read_rollouts, read_rows,
 from sprec_ray.cluster.datasets import prepare_data
 from sprec_ray.cluster.decoding import PendingDecode
 from sprec_ray.cluster.engines import Engines
-from sprec_ray.cluster.evaluation import Evaluator
+from sprec_ray.cluster.evaluation import Evaluator, num_answer_tokens
 from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.language_model import pretrained_model, sft_groups
 from sprec_ray.cluster.results import evaluations_folder
@@ -130,7 +130,7 @@ class RayStages:
         def finish(rollouts: list[Rollout]) -> None:
             """Called by the decoding thread, so that nothing is lost when what runs beside it fails."""
             write_rows(file, rollouts)
-            stage.finish({})
+            stage.finish({"num_answer_tokens": num_answer_tokens(rollouts)})
             self._shared.publish(stage)
             self.clock.add(f"iteration {iteration}: negatives", "decode", start, time.time() - start)
             self.mirror.push(self.folder)
