@@ -203,7 +203,7 @@ def make_trial(sweep: SweepConfig, parameters: Mapping[str, Any]) -> Trial:
     name = "_".join(f"{short}-{_plain(values[key])}" for key, short in _short_keys(sweep).items())
     own = [f"name={name}", f"output_dir={sweep.output_dir}/{sweep.name}/trials", "share_stages=true"]
     try:
-        config = load_config([*sweep.base, *_overrides(sweep.set), *_overrides(values), *own])
+        config = load_config([*sweep.base, *overrides(sweep.set), *overrides(values), *own])
     except ConfigError as error:
         raise ConfigError(f"trial {name}: {error}") from None
     return Trial(name=name, parameters=values, config=config)
@@ -213,7 +213,7 @@ def trial_command(sweep: SweepConfig, trial: Trial) -> str:
     """The command that repeats a trial alone, beside the sweep; it measures on the test rows."""
     files = [os.path.relpath(file) for file in sweep.base]
     own = [f"name={sweep.name}_{trial.name}", f"output_dir={sweep.output_dir}"]
-    settings = [*_overrides(sweep.set), *_overrides(trial.parameters), *own]
+    settings = [*overrides(sweep.set), *overrides(trial.parameters), *own]
     return shlex.join(["python", "-m", "jobs.train_selfplay", *files, *settings])
 
 
@@ -254,10 +254,10 @@ def _plain(value: Value) -> str:
     return re.sub(r"[^\w.+-]", "-", str(value))
 
 
-def _overrides(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Settings as ``section.key=value``; nested ones are flattened."""
+def overrides(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Settings as arguments ``section.key=value``; nested ones are flattened."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _overrides(value, f"{prefix}{key}.")
+            yield from overrides(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}={value if isinstance(value, str) else json.dumps(value)}"

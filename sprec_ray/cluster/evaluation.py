@@ -130,11 +130,14 @@ class Evaluator:
     def _measure(self, label: str, ranking: Ranking, rollouts: Sequence[Rollout]) -> EvalResult:
         grounding = self._config.evaluation.grounding
         result = evaluate_ranking(label, ranking, self._task, generated=_generated(rollouts))
-        inexact = {"num_inexact_rows": sum(bool(rollout.gap) for rollout in rollouts)}
+        found = {
+            "num_inexact_rows": sum(bool(rollout.gap) for rollout in rollouts),
+            "num_answer_tokens": num_answer_tokens(rollouts),
+        }
         whole = _whole_ranking(rollouts) if grounding == "ranking" else {}
         if grounding in {"search", "ranking"}:
             whole["mass"] = float(np.mean([_mass(rollout) for rollout in rollouts]))
-        return dataclasses.replace(result, metrics={**result.metrics, **whole}, counts={**result.counts, **inexact})
+        return dataclasses.replace(result, metrics={**result.metrics, **whole}, counts={**result.counts, **found})
 
     def _write_ranking(self, ranking: Ranking, stage: Stage) -> None:
         """The ranked titles of every row, and beside the stage the catalogue in SPRec's format."""
@@ -190,6 +193,11 @@ class Evaluator:
 def _generated(rollouts: Sequence[Rollout]) -> list[str]:
     """The first answer to every row."""
     return [rollout.hypotheses[0].text for rollout in rollouts]
+
+
+def num_answer_tokens(rollouts: Sequence[Rollout]) -> int:
+    """The tokens of all answers together."""
+    return sum(hypothesis.num_tokens for rollout in rollouts for hypothesis in rollout.hypotheses)
 
 
 def _titles(rollout: Rollout) -> list[str]:

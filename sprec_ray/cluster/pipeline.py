@@ -14,6 +14,7 @@ from pathlib import Path
 from sprec_ray.artifacts import Stage, as_eval_result, read_rollouts, read_rows, write_rows
 from sprec_ray.cluster.datasets import prepare_data
 from sprec_ray.cluster.engines import Engines
+from sprec_ray.cluster.evaluation import num_answer_tokens
 from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.language_model import pretrained_model
 from sprec_ray.cluster.measuring import Measurement
@@ -120,7 +121,7 @@ class RayStages:
             """Called by the decoding thread, so that nothing is lost when what runs beside it fails."""
             write_rows(file, rollouts)
             self.clock.add(f"iteration {iteration}: negatives", "decode", start, time.time() - start)
-            self.keeper.finish(stage, {})
+            self.keeper.finish(stage, {"num_answer_tokens": num_answer_tokens(rollouts)})
             logger.info("iteration %d: negatives decoded", iteration)
 
         pending = self.engines.decode(

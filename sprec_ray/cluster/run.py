@@ -71,17 +71,19 @@ class RunOutcome:
     """True when there was nothing left to do."""
 
 
-def train_selfplay(config: RunConfig) -> RunOutcome:
+def train_selfplay(config: RunConfig, *, kept: KeptEngines | None = None) -> RunOutcome:
     """Run, or continue, what the configuration describes; every finished stage is kept.
+
+    ``kept`` are engines that outlive the run, for the next one of this process.
 
     Raises ConfigError for settings that cannot run, ArtifactError for a damaged run directory, ValueError for data.
     """
     with open_run(config) as folder:
         report = folder / "report.html"
         address = address_of(config, "report.html")
-        if _is_finished(config, folder):
+        if is_finished(config, folder):
             return RunOutcome(results=read_results(folder), report=report, address=address, was_finished=True)
-        with open_stages(config, folder) as stages:
+        with open_stages(config, folder, kept=kept) as stages:
             stages.prepare()
             results = stages.run()
             engines = stages.engine_names()
@@ -97,7 +99,7 @@ def evaluate_on_valid(config: RunConfig) -> tuple[EvalResult, ...]:
     if not is_remote(config.output_dir) and not run_folder(config).is_dir():
         raise ConfigError(f"{run_folder(config)} does not exist; run jobs.train_selfplay with the same arguments first")
     with open_run(config) as folder:
-        if not _is_finished(config, folder):
+        if not is_finished(config, folder):
             raise ConfigError(f"{folder} is not finished; run jobs.train_selfplay with the same arguments first")
         with open_stages(config, folder, split="valid") as stages:
             results = stages.run()
@@ -140,7 +142,7 @@ def open_run(config: RunConfig) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     refusal = f"another process is running {folder}; wait for it or choose another name="
     with locked(folder / LOCK, refusal=refusal), open_mirror(config.output_dir).opened(config.name):
-        _check_same_run(config, folder)
+        check_same_run(config, folder)
         remove_unfinished_writes(folder)
         _check_whole(folder)
         write_text(folder / "config.yaml", yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True))
@@ -178,7 +180,7 @@ def address_of(config: RunConfig, file: str) -> str:
     return str(run_folder(config) / file)
 
 
-def _check_same_run(config: RunConfig, folder: Path) -> None:
+def check_same_run(config: RunConfig, folder: Path) -> None:
     """A run is continued only with the settings it was started with."""
     kept = folder / "config.yaml"
     if not kept.is_file():
@@ -218,7 +220,8 @@ def _labels(config: RunConfig) -> list[str]:
     return [*base, "sft", *(f"iteration-{iteration}" for iteration in range(config.selfplay.num_iterations))]
 
 
-def _is_finished(config: RunConfig, folder: Path) -> bool:
+def is_finished(config: RunConfig, folder: Path) -> bool:
+    """Whether nothing is left to do of a run."""
     stages = [folder / "data", *(folder / "evaluations" / label for label in _labels(config))]
     if not (folder / "results.json").is_file() or not (folder / "report.html").is_file():
         return False

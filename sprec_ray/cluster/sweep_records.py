@@ -54,10 +54,10 @@ def _results(sweep: SweepConfig, trial: Trial, folder: Path) -> tuple[EvalResult
 
 def _seconds_of(stage: str, run: Path) -> float:
     """Seconds that a run spent on a stage, by the names of its spans."""
-    return sum(span.duration_s for span in read_timeline(run) if _is_of(stage, span.name))
+    return sum(span.duration_s for span in read_timeline(run) if is_span_of(stage, span.name))
 
 
-def _is_of(stage: str, span: str) -> bool:
+def is_span_of(stage: str, span: str) -> bool:
     """Whether a span is of a stage: ``iteration 0: softmax_dpo`` of ``iteration-0/preference``."""
     first, _, second = stage.partition("/")
     if first.startswith("evaluations"):

@@ -7,10 +7,10 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ray.tune
 
@@ -28,16 +28,48 @@ class TrialStopped(Exception):
     """Raised inside a trial that the scheduler ends before its last iteration."""
 
 
-class SweepTrial(ray.tune.Trainable):  # type: ignore[misc]
-    """Tune's view of a trial: one ``step`` per trained policy, and a last one with ``done``.
+class TrialPlan(Protocol):
+    """What trials there are, and how each is run. It travels to the processes of the trials."""
+
+    def trial(self, parameters: Mapping[str, Any]) -> Trial:
+        """The trial that Tune's parameters stand for, its run in the right folder."""
+
+    def run(self, trial: Trial, kept: KeptEngines, tell: Callable[[EvalResult], None]) -> None:
+        """Run it to its end. ``tell`` is given what the scheduler decides on, and raises when the trial is stopped."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SweepPlan:
+    """The trials of the sweep in ``folder``: measured on its split, without a report of their own."""
+
+    sweep: SweepConfig
+    folder: Path
+
+    def trial(self, parameters: Mapping[str, Any]) -> Trial:
+        """The trial with these parameters."""
+        return place_trial(make_trial(self.sweep, parameters), self.folder)
+
+    def run(self, trial: Trial, kept: KeptEngines, tell: Callable[[EvalResult], None]) -> None:
+        """Run the trial, telling of every trained policy."""
+        split = self.sweep.split
+        with (
+            open_run(trial.config) as folder,
+            open_stages(trial.config, folder, split=split, kept=kept) as stages,
+        ):
+            stages.prepare()
+            write_results_of(split, folder, stages.run(on_result=tell))
+
+
+class TrialProcess(ray.tune.Trainable):  # type: ignore[misc]
+    """Tune's view of a trial: one ``step`` per result that it tells of, and a last one with ``done``.
 
     The trial runs in a thread of its own and stands still between steps, so that nothing is computed for a policy
     before the scheduler has seen the one before it.
     """
 
-    def setup(self, config: dict[str, Any], *, sweep: SweepConfig, folder: str) -> None:
-        """Begin the first trial of this process."""
-        self._sweep, self._folder, self._kept = sweep, Path(folder), KeptEngines()
+    def setup(self, config: dict[str, Any], *, plan: TrialPlan, folder: str) -> None:
+        """Begin the first trial of this process; its log is kept below ``folder``."""
+        self._plan, self._folder, self._kept = plan, Path(folder), KeptEngines()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trial")
         self._log: logging.Handler | None = None
         self._running: Future[None] | None = None
@@ -77,7 +109,7 @@ class SweepTrial(ray.tune.Trainable):  # type: ignore[misc]
         self._kept.close()
 
     def _begin(self, parameters: Mapping[str, Any]) -> None:
-        self._trial = place_trial(make_trial(self._sweep, parameters), self._folder)
+        self._trial = self._plan.trial(parameters)
         self._told: queue.Queue[EvalResult | None] = queue.Queue()
         self._may_go_on, self._is_stopped = threading.Semaphore(0), False
         self._running, self._last = None, {}
@@ -92,13 +124,7 @@ class SweepTrial(ray.tune.Trainable):  # type: ignore[misc]
     def _run(self, trial: Trial) -> None:
         if trial.config.decoding.placement == "sequential":
             self._kept.close()  # an earlier trial's engines would be in the way
-        split = self._sweep.split
-        with (
-            open_run(trial.config) as folder,
-            open_stages(trial.config, folder, split=split, kept=self._kept) as stages,
-        ):
-            stages.prepare()
-            write_results_of(split, folder, stages.run(on_result=self._tell))
+        self._plan.run(trial, self._kept, self._tell)
 
     def _tell(self, result: EvalResult) -> None:
         self._told.put(result)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,11 +20,11 @@ from ray.tune.search.optuna import OptunaSearch
 
 from sprec_ray.artifacts import locked, write_text
 from sprec_ray.cluster.capacity import num_trials_at_a_time
-from sprec_ray.cluster.orphans import remove_orphaned_groups
 from sprec_ray.cluster.results import versions
 from sprec_ray.cluster.run import LOCK, MAY_CHANGE, check_same_settings, prepare_run, ray_for, run_folder
 from sprec_ray.cluster.sweep_records import sweep_parameter, trial_record
-from sprec_ray.cluster.sweep_trial import SweepTrial, error_file
+from sprec_ray.cluster.sweep_trial import SweepPlan
+from sprec_ray.cluster.trials import link_cache, read_error, run_trials
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import config_to_dict, flatten, read_yaml
 from sprec_ray.config_sweep import (
@@ -47,8 +45,6 @@ from sprec_ray.evaluation.sweep_results import SWEEP_FILE, SweepData, TrialRecor
 logger = logging.getLogger(__name__)
 
 SETTINGS = "settings.yaml"
-_LOOK_EVERY_S = 5.0
-TUNE_FOLDER = "ray-tune"
 DATA = "prepared-data"
 """The run that makes the data of all trials, and nothing else."""
 
@@ -100,7 +96,7 @@ class SweepProgress(ray.tune.Callback):  # type: ignore[misc]
         self._records = {trial.name: self._record(trial, kept.get(trial.name)) for trial in self.known}
         self._started = before.started if before else time.strftime("%Y-%m-%d %H:%M")
         self._earlier_s, self._start = before.total_s if before else 0.0, time.monotonic()
-        self._has_begun, self._next_look = False, 0.0
+        self._has_begun = False
 
     def _record(self, trial: Trial, kept: TrialRecord | None) -> TrialRecord:
         stopped = kept is not None and kept.status == "stopped"
@@ -143,12 +139,6 @@ class SweepProgress(ray.tune.Callback):  # type: ignore[misc]
         self._has_begun = True
         self._note(trial, status="unfinished")
 
-    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Free what the process of a trial that was killed had reserved; the next one waits for it."""
-        if time.monotonic() > self._next_look:
-            remove_orphaned_groups()
-            self._next_look = time.monotonic() + _LOOK_EVERY_S
-
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """Log the metrics of a policy."""
         if not result.get("done"):
@@ -161,9 +151,7 @@ class SweepProgress(ray.tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Keep a trial that failed as often as it may."""
-        file = error_file(self._folder, self._trial(trial).name)
-        error = " ".join(file.read_text(encoding="utf-8").split()) if file.is_file() else "its process died"
-        self._end(trial, status="failed", error=error)
+        self._end(trial, status="failed", error=read_error(self._folder, self._trial(trial).name))
 
     def _end(self, trial: Any, **how: Any) -> None:
         record = self._note(trial, **how)
@@ -185,18 +173,8 @@ class SweepProgress(ray.tune.Callback):  # type: ignore[misc]
 
 def _tune(sweep: SweepConfig, folder: Path, progress: SweepProgress, at_a_time: int) -> Any:
     """Let Tune run the trials; returns its ResultGrid."""
-    # Tune must not take Ctrl-C for itself: the job ends with it, and continues with the same command.
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # TensorBoard's warns of every metric's name
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's traceback is in its log
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the other output prints tables whatever its verbosity
-    logger.info("%d trials at a time", at_a_time)
-    shutil.rmtree(folder / TUNE_FOLDER, ignore_errors=True)
     # The trials' processes read one file of settings, whatever the sweep was put together from.
-    alike = dataclasses.replace(sweep, base=(str(folder / SETTINGS),), set={})
-    trainable = ray.tune.with_parameters(SweepTrial, sweep=alike, folder=str(folder))
-    # Beside the driver, whose disk the runs are on; the CPUs and GPUs are the engines'.
-    beside = {f"node:{ray.util.get_node_ip_address()}": 0.001}
+    plan = SweepPlan(dataclasses.replace(sweep, base=(str(folder / SETTINGS),), set={}), folder)
     space: Any = ray.tune.grid_search([dict(trial.parameters) for trial in progress.known])
     searcher = None
     if sweep.search == "optuna":
@@ -213,28 +191,21 @@ def _tune(sweep: SweepConfig, folder: Path, progress: SweepProgress, at_a_time: 
             grace_period=sweep.asha.grace_iterations,
             reduction_factor=sweep.asha.reduction_factor,
         )
-    tuner = ray.tune.Tuner(
-        ray.tune.with_resources(trainable, ray.tune.PlacementGroupFactory([beside])),
-        param_space={"parameters": space},
-        tune_config=ray.tune.TuneConfig(
-            metric=sweep.metric,
-            mode=sweep.mode,
-            search_alg=searcher,
-            scheduler=scheduler,
-            num_samples=sweep.num_trials or 1 if searcher else 1,
-            max_concurrent_trials=at_a_time,
-            reuse_actors=True,
-        ),
-        run_config=ray.tune.RunConfig(
-            name=TUNE_FOLDER,
-            storage_path=str(folder),
-            callbacks=[progress, JsonLoggerCallback()],
-            checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),  # runs keep their own state
-            failure_config=ray.tune.FailureConfig(max_failures=sweep.max_failures),
-            verbose=0,
-        ),
+    return run_trials(
+        plan,
+        space,
+        folder=folder,
+        callbacks=[progress, JsonLoggerCallback()],
+        max_failures=sweep.max_failures,
+        at_a_time=at_a_time,
+        search={
+            "metric": sweep.metric,
+            "mode": sweep.mode,
+            "search_alg": searcher,
+            "scheduler": scheduler,
+            "num_samples": sweep.num_trials or 1 if searcher else 1,
+        },
     )
-    return tuner.fit()
 
 
 def _domain(parameter: ParameterConfig) -> Any:
@@ -265,11 +236,7 @@ def _check_metrics(sweep: SweepConfig) -> None:
 @contextmanager
 def _open_sweep(sweep: SweepConfig, first: RunConfig, folder: Path) -> Iterator[None]:
     """The folder of a new sweep, or of the same to continue, locked inside the block."""
-    cache = folder / "trials" / "cache"
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    if not cache.exists():  # the small Llama and stages of other sweeps and runs serve this one, and the reverse
-        (folder.parent / "cache").mkdir(exist_ok=True)
-        cache.symlink_to(Path("..", "..", "cache"))
+    link_cache(folder / "trials")
     with locked(folder / LOCK, refusal=f"another process runs the sweep {folder}; wait for it or choose another name="):
         settings = config_to_dict(first) | {"output_dir": str(folder / "trials")}
         if (folder / SETTINGS).is_file():

@@ -112,3 +112,16 @@ table.dense{font-size:13px}table.dense th,table.dense td{padding:6px 6px}
 """
 )
 """The same with what only the page of a sweep shows."""
+
+COMPARE_STYLE = (
+    SWEEP_STYLE
+    + """
+.second{text-decoration:underline;text-underline-offset:3px}
+.spread{display:block;font-size:11.5px;color:var(--muted)}
+.results td,.results tbody th{vertical-align:top}
+sup{font-size:9.5px;line-height:0;color:var(--muted)}
+table.wrap td{vertical-align:top;font-size:13px}table.wrap tbody th{vertical-align:top}
+main{max-width:1320px}
+"""
+)
+"""The same with what only the page of a comparison shows."""

@@ -108,6 +108,7 @@ def run_phase(
         "load_s": loaded - started,
         "compute_s": time.monotonic() - begun,
         "num_groups": len(groups),
+        "num_trained_tokens": settings.num_epochs * sum(group.num_tokens for group in groups),
         "num_resumed_steps": 0 if state is None else len(state.history),
         "micro_batch_size": micro_batch_size,
         "canary": canary,

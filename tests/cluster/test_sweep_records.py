@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sprec_ray.cluster.sweep_records import _is_of
+from sprec_ray.cluster.sweep_records import is_span_of
 
 SPANS = (
     "data",
@@ -29,4 +29,4 @@ def test_every_span_counts_for_one_stage_at_most() -> None:
         "iteration-0/preference": ["iteration 0: softmax_dpo"],
         "iteration-0/groups": [],
     }
-    assert {stage: [span for span in SPANS if _is_of(stage, span)] for stage in spans_of} == spans_of
+    assert {stage: [span for span in SPANS if is_span_of(stage, span)] for stage in spans_of} == spans_of

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sprec_ray.cluster import sweep_trial
-from sprec_ray.cluster.sweep_trial import SweepTrial, TrialStopped, num_iterations
+from sprec_ray.cluster.sweep_trial import SweepPlan, TrialProcess, TrialStopped, num_iterations
 from sprec_ray.config_sweep import load_sweep
 from sprec_ray.types import EvalResult
 
@@ -51,8 +51,9 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNam
     monkeypatch.setattr(sweep_trial, "open_stages", open_stages)
     monkeypatch.setattr(sweep_trial, "run_self_play", run_self_play)
     monkeypatch.setattr(sweep_trial, "write_results_of", lambda *_: done.append("written"))
-    made = SweepTrial.__new__(SweepTrial)
-    made.setup({"parameters": {"preference.beta": 0.1}}, sweep=load_sweep([str(file)]), folder=str(tmp_path))
+    made = TrialProcess.__new__(TrialProcess)
+    plan = SweepPlan(load_sweep([str(file)]), tmp_path)
+    made.setup({"parameters": {"preference.beta": 0.1}}, plan=plan, folder=str(tmp_path))
     yield SimpleNamespace(trial=made, done=done, kept=kept)
     made.cleanup()
 

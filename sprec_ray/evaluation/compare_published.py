@@ -1,0 +1,71 @@
+"""Our numbers beside those of the paper's Tables 1 and 2."""
+
+from __future__ import annotations
+
+import math
+
+from sprec_ray.evaluation.compare_results import CompareData, spread
+from sprec_ray.evaluation.compare_sentences import agreeing_signs, agreement_sentences, differences, ordering
+from sprec_ray.evaluation.compare_tables import BASELINE
+from sprec_ray.evaluation.markup import escape, note, number, table, value_text
+from sprec_ray.evaluation.published import DATASETS, PUBLISHED_COLUMNS, PUBLISHED_NAMES, published_numbers
+from sprec_ray.evaluation.report_tables import column_of
+
+
+def published_section(data: CompareData) -> str:
+    """A table of ours above theirs, where each differs from BIGRec alike, and how the orders agree."""
+    if data.published is None:
+        return ""
+    theirs = published_numbers(data.published)
+    keys = [key for key in PUBLISHED_COLUMNS if any(data.values(method.label, key) for method in data.table_methods)]
+    methods = [method for method in data.table_methods if method.name in theirs]
+    if not keys or not methods:
+        return ""
+    alike = {(name, key): ours * his > 0 for key in keys for name, ours, his in differences(data, key) if his}
+    rows = []
+    for method in methods:
+        cells = []
+        for key in keys:
+            mark = ""
+            if method.name != BASELINE and (method.name, key) in alike:
+                mark = "✓" if alike[method.name, key] else "✗"
+            ours = spread(data.values(method.label, key))[0]
+            cells.append(
+                f"{'–' if math.isnan(ours) else value_text(ours)}<sup>{mark}</sup>"
+                f'<span class="spread">{number(theirs[method.name][key])}</span>'
+            )
+        name = f'{escape(method.label)}<span class="spread">{escape(PUBLISHED_NAMES[method.name])}</span>'
+        rows.append([name, *cells])
+    rows.append(["sign as published", *(_share(*agreeing_signs(data, key)) for key in keys)])
+    rows.append(["Kendall's tau", *(_tau(ordering(data, key)) for key in keys)])
+    headers = ["ours, published below", *(escape(column_of(key).heading) for key in keys)]
+    return _protocol(data) + table(headers, rows, css="dense results") + _agreement(data)
+
+
+def _protocol(data: CompareData) -> str:
+    """What is not the same in both, so that nobody compares levels."""
+    assert data.published is not None
+    differing = [key for key, _, _ in data.from_paper]
+    model = next((f"{ours} instead of {theirs}" for key, ours, theirs in data.from_paper if "name_or_path" in key), "")
+    return note(
+        f"Published: SPRec (arXiv 2412.09243), Tables 1 and 2, {DATASETS[data.published]}, one run per method. The "
+        + (f"models differ ({model}), and so do " if model else "The following differ: ")
+        + f"{len(differing)} settings in all ({', '.join(differing[:8])}{' ...' if len(differing) > 8 else ''}; the "
+        "whole list is below). Compare directions and order, not levels."
+    )
+
+
+def _agreement(data: CompareData) -> str:
+    legend = (
+        "✓ differs from bigrec in the published direction, ✗ in the other. Kendall's tau compares the order of all "
+        "published methods but SASRec: 1 the same, 0 unrelated, -1 reversed; with few methods it moves in large steps."
+    )
+    return note(legend) + "".join(note(sentence) for sentence in agreement_sentences(data))
+
+
+def _share(same: int, total: int) -> str:
+    return f"{same} of {total}" if total else "–"
+
+
+def _tau(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:+.2f}"

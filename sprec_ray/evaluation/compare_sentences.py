@@ -1,0 +1,101 @@
+"""What a comparison says in words: what failed, what does not beat a simple rule, how it agrees with the paper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from sprec_ray.evaluation.compare_results import CompareData, spread
+from sprec_ray.evaluation.compare_tables import BASELINE, accuracy_key
+from sprec_ray.evaluation.markup import value_text
+from sprec_ray.evaluation.published import PUBLISHED_COLUMNS, kendall_tau, published_numbers
+from sprec_ray.evaluation.report_tables import column_of
+
+SIMPLE = {
+    "popularity": "recommending the most popular titles to everybody",
+    "random": "drawing titles at random",
+    "last_item": "looking up what followed the last title in training",
+}
+
+
+def compare_warnings(data: CompareData) -> list[str]:
+    """What a reader must know before the numbers."""
+    found = [f"{run.name} failed: {run.error or 'no message was kept'}" for run in data.runs if run.status == "failed"]
+    unfinished = [run.name for run in data.runs if run.status == "unfinished"]
+    if unfinished:
+        found.append(f"Not finished: {', '.join(unfinished)}. The command above continues the comparison.")
+    return [*found, *data.notes, *simple_sentences(data)]
+
+
+def simple_sentences(data: CompareData) -> Iterator[str]:
+    """A sentence for every method that learned and whose NDCG does not exceed that of a rule that did not."""
+    key = accuracy_key(data)
+    if key is None:
+        return
+    rules = {label: [result.metrics[key] for result in found] for label, found in data.references().items()}
+    rules |= {method.name: data.values(method.label, key) for method in data.table_methods if method.kind == "simple"}
+    title = column_of(key).title
+    for method in data.table_methods:
+        mean = spread(data.values(method.label, key))[0]
+        if method.kind == "simple" or math.isnan(mean):
+            continue
+        for rule, values in rules.items():
+            bound = spread(values)[0]
+            if mean <= bound:
+                yield (
+                    f"{method.label} does not beat {rule}: {title} {value_text(mean)} against {value_text(bound)}. On "
+                    f"these rows {SIMPLE.get(rule, rule)} is at least as accurate."
+                )
+
+
+def agreeing_signs(data: CompareData, key: str) -> tuple[int, int]:
+    """For how many methods the sign of the difference from BIGRec is the published one, of how many."""
+    pairs = [(ours, theirs) for name, ours, theirs in differences(data, key) if name != BASELINE and theirs]
+    return sum(ours * theirs > 0 for ours, theirs in pairs), len(pairs)
+
+
+def differences(data: CompareData, key: str) -> list[tuple[str, float, float]]:
+    """(method, our difference from BIGRec, the published one) for every published method that was run."""
+    theirs = published_numbers(data.published) if data.published else {}
+    ours = _means(data, key)
+    if BASELINE not in ours or BASELINE not in theirs:
+        return []
+    return [
+        (name, mean - ours[BASELINE], theirs[name][key] - theirs[BASELINE][key])
+        for name, mean in ours.items()
+        if name in theirs and not math.isnan(theirs[name][key])
+    ]
+
+
+def ordering(data: CompareData, key: str) -> float:
+    """Kendall's tau of our means and the published numbers over the methods that are in both; NaN for fewer than two.
+
+    SASRec is left out: the paper shows it for reference.
+    """
+    theirs = published_numbers(data.published) if data.published else {}
+    names = [name for name in _means(data, key) if name in theirs and name != "sasrec"]
+    names = [name for name in names if not math.isnan(theirs[name][key])]
+    return kendall_tau([_means(data, key)[name] for name in names], [theirs[name][key] for name in names])
+
+
+def agreement_sentences(data: CompareData) -> list[str]:
+    """Which metrics order the methods as the paper does, and which do not."""
+    found = []
+    for key in PUBLISHED_COLUMNS:
+        tau = ordering(data, key)
+        if math.isnan(tau):
+            continue
+        same, total = agreeing_signs(data, key)
+        signs = f"{same} of {total} methods differ from bigrec in the published direction, " if total else ""
+        found.append(f"{column_of(key).title}: {signs}Kendall's tau {tau:+.2f}.")
+    return found
+
+
+def _means(data: CompareData, key: str) -> dict[str, float]:
+    """By name the mean of every method that was run, the paper's variant where both were."""
+    found: dict[str, float] = {}
+    for method in sorted(data.table_methods, key=lambda method: method.variant == "reference"):
+        mean = spread(data.values(method.label, key))[0]
+        if not math.isnan(mean):
+            found.setdefault(method.name, mean)
+    return found

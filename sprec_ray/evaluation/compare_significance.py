@@ -1,0 +1,144 @@
+"""Which differences of a comparison the choice of test rows does not explain."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from sprec_ray.artifacts import read_json, read_rows
+from sprec_ray.data.catalog import Catalog
+from sprec_ray.evaluation.compare_results import CompareData, Significance
+from sprec_ray.evaluation.compare_tables import BASELINE, LEVEL, best_two, table_columns
+from sprec_ray.evaluation.evaluate import EvaluationTask, rank_lists, recommendations
+from sprec_ray.evaluation.markup import escape, note, number, table
+from sprec_ray.evaluation.metric_types import Recommendations
+from sprec_ray.evaluation.metrics import METRICS
+from sprec_ray.evaluation.report_tables import Column, column_of
+from sprec_ray.evaluation.significance import paired_bootstraps
+from sprec_ray.types import Example
+
+logger = logging.getLogger(__name__)
+
+
+def bootstrap_differences(data: CompareData, runs: Path) -> tuple[Significance, ...]:
+    """Every method against BIGRec, and the best against the second best of every metric of the table.
+
+    ``runs`` is the folder of the runs. Both methods are compared on the seeds that both have finished. Tasks whose
+    answers are no rankings of titles (pairs, candidates) have nothing to resample here: no differences.
+    """
+    columns = [column for column in table_columns(data) if column.name in METRICS]
+    rows = RankedRows(data, runs)
+    found = []
+    for first, second, asked in _pairs(data, columns):
+        seeds = sorted(rows.seeds(first) & rows.seeds(second))
+        if not seeds:
+            continue
+        given = [[rows.given(label, seed) for seed in seeds] for label in (first, second)]
+        for k in sorted({column.k for column in asked}):
+            metrics = {column.name: METRICS[column.name] for column in asked if column.k == k}
+            results = paired_bootstraps(given[0], given[1], metrics, k, num_resamples=data.num_resamples)
+            found += [
+                Significance(
+                    method=first,
+                    rival=second,
+                    metric=f"{name}@{k}",
+                    difference=result.difference,
+                    low=result.low,
+                    high=result.high,
+                    p=result.p_value,
+                )
+                for name, result in results.items()
+            ]
+    return tuple(found)
+
+
+class RankedRows:
+    """The ranked titles of every finished run, read once, as the metrics read them."""
+
+    def __init__(self, data: CompareData, runs: Path) -> None:
+        folder = "evaluations" if data.split == "test" else f"evaluations-{data.split}"
+        self._split, self._runs = data.split, runs
+        self._files = {
+            (run.method, run.seed): runs / run.name / folder / run.measured.label / "grounded.json"
+            for run in data.runs
+            if run.measured is not None
+        }
+        self._task: EvaluationTask | None = None
+        self._given: dict[tuple[str, int], Recommendations] = {}
+
+    def seeds(self, label: str) -> set[int]:
+        """The seeds with which a method has ranked the rows."""
+        return {seed for (method, seed), file in self._files.items() if method == label and file.is_file()}
+
+    def given(self, label: str, seed: int) -> Recommendations:
+        """What a run recommended."""
+        if (label, seed) not in self._given:
+            ranked = read_json(self._files[label, seed])
+            task = self._read_task(self._files[label, seed], places=max(map(len, ranked), default=1))
+            self._given[label, seed] = recommendations(rank_lists(ranked, task).ranked_BK, task)
+        return self._given[label, seed]
+
+    def _read_task(self, file: Path, places: int) -> EvaluationTask:
+        """The rows, which all runs of a comparison share, as the run of this file has them."""
+        if self._task is None:
+            run = file.parents[2]
+            catalog = Catalog.read(run / "data" / "catalog.json")
+            rows = read_rows(run / "data" / f"{self._split}.jsonl", Example)
+            train = read_rows(run / "data" / "train.jsonl", Example)
+            self._task = EvaluationTask(
+                targets=[row.target for row in rows],
+                histories=[row.history for row in rows],
+                catalog=catalog,
+                kept_genres=tuple(read_json(file.parents[1] / "catalog" / "genre_dict.json")),
+                popularity=Counter(example.target for example in train if example.target in catalog),
+                ks=(places,),
+            )
+        return self._task
+
+
+def significance_table(data: CompareData) -> str:
+    """The differences with their intervals and p values, folded away; nothing before they are computed."""
+    if not data.significance:
+        return ""
+    keys = list(dict.fromkeys(found.metric for found in data.significance))
+    pairs = list(dict.fromkeys((found.method, found.rival) for found in data.significance))
+    by_place = {(found.method, found.rival, found.metric): found for found in data.significance}
+    rows = [
+        [
+            escape(f"{method} less {rival}"),
+            *(_cell(by_place[method, rival, key]) if (method, rival, key) in by_place else "" for key in keys),
+        ]
+        for method, rival in pairs
+    ]
+    explanation = note(
+        f"Difference, its 95 % interval and the two-sided p value of the paired bootstrap over the {data.split} rows "
+        f"({data.num_resamples} resamples, rows drawn together for both methods and all seeds; metrics that count "
+        f"distinct titles by parts of the rows, see algorithm.md). Bold below {LEVEL:g}. One in twenty such differences "
+        "is expected by chance."
+    )
+    headers = ["difference", *(escape(column_of(key).title) for key in keys)]
+    shown = explanation + table(headers, rows, css="dense results")
+    return f"<details><summary>{len(data.significance)} differences</summary>{shown}</details>"
+
+
+def _cell(found: Significance) -> str:
+    text = f"{found.difference:+.4f}"
+    if found.p < LEVEL:
+        text = f"<strong>{text}</strong>"
+    interval = f"[{number(found.low)}, {number(found.high)}]"
+    return f'{text}<span class="spread">{interval}</span><span class="spread">p {number(found.p)}</span>'
+
+
+def _pairs(data: CompareData, columns: Sequence[Column]) -> Iterator[tuple[str, str, list[Column]]]:
+    """(method, rival, metrics): all against BIGRec, then per metric the best against the second best."""
+    labels = [method.label for method in data.table_methods if data.measured(method.label)]
+    if BASELINE in labels:
+        yield from ((label, BASELINE, list(columns)) for label in labels if label != BASELINE)
+    against: dict[tuple[str, str], list[Column]] = {}
+    for column in columns:
+        best, second = best_two(data, column)
+        if best is not None and second is not None and second != BASELINE:
+            against.setdefault((best, second), []).append(column)
+    yield from ((best, second, asked) for (best, second), asked in against.items())

@@ -1,0 +1,140 @@
+"""What a comparison's arguments mean: methods over a dataset's file, seeds, studies, and mistakes before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sprec_ray.config import ConfigError
+from sprec_ray.config_compare import (
+    chosen_methods,
+    dataset_config,
+    kept_settings,
+    known_methods,
+    load_comparison,
+    planned_runs,
+    run_command,
+)
+from sprec_ray.config_files import config_to_dict, load_config
+
+ROOT = Path(__file__).parents[1]
+METHODS = {
+    "bigrec": "selfplay: {num_iterations: 0}",
+    "sprec": "preference: {loss: dpo, reference: pre_sft}\nselfplay: {negatives: beam}",
+    "reference/sprec": "preference: {reference: post_sft}\nselfplay: {negatives: greedy}",
+    "sprec_n": "preference: {loss: softmax_dpo}\nselfplay: {num_negatives: 4}",
+    "sprec_random_ratio": "selfplay: {random_ratio: 0.5}",
+}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A dataset's file with a folder of methods beside it."""
+    for name, text in METHODS.items():
+        file = tmp_path / "methods" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\ndata: {source: demo}\nselfplay: {num_iterations: 3, num_examples: 2048}\n")
+    return file
+
+
+def test_a_run_is_the_dataset_then_what_is_set_for_all_then_the_method_then_the_seed(dataset: Path) -> None:
+    comparison = load_comparison([str(dataset), "methods=[bigrec,sprec]", "seeds=[0,4]", "selfplay.num_iterations=2"])
+    runs = planned_runs(comparison)
+    assert [run.name for run in runs] == ["bigrec-0", "bigrec-4", "sprec-0", "sprec-4"]
+    assert [run.config.selfplay.num_iterations for run in runs] == [0, 0, 2, 2]
+    assert [run.config.seed for run in runs] == [0, 4, 0, 4]
+    assert runs[2].config.preference.reference == "pre_sft"
+    assert {run.config.output_dir for run in runs} == {"runs/compare-mine/runs"}
+    assert all(run.config.share_stages for run in runs)
+    assert [run.parameters for run in runs][3] == {"method": "sprec", "seed": 4}
+
+
+def test_what_a_method_is_made_of_is_kept_and_said(dataset: Path) -> None:
+    comparison = load_comparison([str(dataset), "methods=bigrec,sprec", "seeds=0", "selfplay.num_iterations=2"])
+    assert kept_settings(comparison) == [
+        "bigrec keeps selfplay.num_iterations=0, which makes it what it is, instead of selfplay.num_iterations=2; "
+        "bigrec.selfplay.num_iterations=2 sets it for this method"
+    ]
+    own = load_comparison([str(dataset), "methods=[bigrec,sprec]", "seeds=[0]", "sprec.preference.reference=base"])
+    assert [run.config.preference.reference for run in planned_runs(own)] == ["post_sft", "base"]
+
+
+def test_the_published_variant_is_asked_for_all_or_for_one(dataset: Path) -> None:
+    arguments = [str(dataset), "seeds=0"]
+    both = load_comparison([*arguments, "methods=[sprec,sprec:reference]"])
+    assert [run.name for run in planned_runs(both)] == ["sprec-0", "sprec-reference-0"]
+    assert [run.config.selfplay.negatives for run in planned_runs(both)] == ["beam", "greedy"]
+    every = load_comparison([*arguments, "methods=[bigrec,sprec]", "variant=reference"])
+    assert [(method.label, method.variant) for method in chosen_methods(every)] == [
+        ("bigrec", "paper"),
+        ("sprec", "reference"),
+    ]
+
+
+def test_studies_add_runs_over_a_range_with_fewer_examples(dataset: Path) -> None:
+    arguments = [str(dataset), "methods=[sprec]", "seeds=[0]", "studies=[random_ratio,num_negatives]"]
+    runs = planned_runs(load_comparison(arguments))
+    assert [run.name for run in runs[1:6]] == [
+        f"sprec_random_ratio-random_ratio-{x}-0" for x in ["0", "0.25", "0.5", "0.75", "1"]
+    ]
+    assert [run.config.selfplay.random_ratio for run in runs[1:6]] == [0, 0.25, 0.5, 0.75, 1]
+    assert [run.config.selfplay.num_negatives for run in runs[6:]] == [1, 2, 4, 8]
+    assert [run.config.selfplay.num_examples for run in runs] == [2048] + 9 * [1024]
+    given = planned_runs(load_comparison([*arguments, "selfplay.num_examples=512"]))
+    assert {run.config.selfplay.num_examples for run in given} == {512}
+
+
+def test_the_command_of_a_run_repeats_it_alone(dataset: Path) -> None:
+    comparison = load_comparison([str(dataset), "methods=[sprec:reference]", "seeds=[3]", "sft.num_epochs=1"])
+    [method], [run] = chosen_methods(comparison), planned_runs(comparison)
+    words = run_command(comparison, method, run).split()
+    assert words[:3] == ["python", "-m", "jobs.train_selfplay"]
+    alone, ours = (config_to_dict(config) for config in (load_config(words[3:]), run.config))
+    assert alone.pop("name") == "compare-mine_sprec-reference-3"
+    for key in ("name", "output_dir", "share_stages"):
+        alone.pop(key, None)
+        ours.pop(key)
+    assert alone == ours
+
+
+def test_the_dataset_is_what_methods_are_laid_over(dataset: Path) -> None:
+    comparison = load_comparison([str(dataset), "methods=[bigrec]", "seeds=0", "sft.num_epochs=7"])
+    assert dataset_config(comparison).selfplay.num_iterations == 3
+    assert dataset_config(comparison).sft.num_epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["methods=[sprek]"], r"there is no method sprek .*; did you mean sprec\?"),
+        (["methods=[xyz]"], r"no method xyz .*; known: bigrec, sprec, sprec_n, sprec_random_ratio"),
+        (["methods=[bigrec:reference]"], r"bigrec has no reference variant"),
+        (["methods=[sprec:mine]"], r"the variants are sprec:paper and sprec:reference"),
+        (["methods=[sprec,sprec]"], r"names one twice"),
+        ([], r"name the methods to compare.*known: bigrec, sprec"),
+        (["methods=[sprec]", "seed=1"], r"seed=1: a comparison has several; write seeds=\[1\]"),
+        (["methods=[sprec]", "seeds=[]"], r"seeds=\(\)|seeds"),
+        (["methods=[sprec]", "studies=[beta]"], r"studies.0='beta': input should be 'random_ratio'"),
+        (["methods=[sprec]", "sft.epochs=1"], r"sft.epochs: unknown key"),
+        (["methods=[sprec]", "sprek.sft.num_epochs=1"], r"sprek.sft.num_epochs: did you mean sprec.sft.num_epochs\?"),
+        (["methods=[sprec]", "selfplay.num_negatives=2"], r"method sprec: selfplay.num_negatives=2 needs"),
+        (["methods=[sprec]", "output_dir=s3://bucket"], r"runs share files by links; give a folder"),
+        (["methods=[sprec]", "name=a/b"], r"must be a folder name"),
+    ],
+)
+def test_a_mistake_is_one_sentence(dataset: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        load_comparison([str(dataset), *arguments])
+    assert "\n" not in str(raised.value)
+
+
+def test_every_shipped_method_fits_every_shipped_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for file in ("configs/goodreads.yaml", "configs/ml-100k.yaml"):
+        methods = known_methods(file)
+        assert {"bigrec", "sprec", "sasrec", "popularity"} <= set(methods)
+        arguments = [file, f"methods=[{','.join(methods)}]", "data.path=x", "studies=[random_ratio,num_negatives]"]
+        assert len(planned_runs(load_comparison([*arguments, "seeds=[0]"]))) == len(methods) + 9
