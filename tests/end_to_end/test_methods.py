@@ -10,6 +10,7 @@ import pytest
 
 from sprec_ray.artifacts import Stage, read_json, read_rows
 from sprec_ray.cluster.run import RunOutcome, run_folder, train_selfplay
+from sprec_ray.cluster.run_data import RunData
 from sprec_ray.cluster.sharing import origin
 from sprec_ray.config import RunConfig
 from sprec_ray.config_files import load_config
@@ -57,9 +58,11 @@ def test_d3_chooses_its_weight_on_the_validation_rows(method: Method) -> None:
     fixed = method("d3", "evaluation.gamma=0", "collaborative.num_epochs=1")[1].results[0]
     assert fixed.metrics == plain.metrics
     assert policy.metrics["valid"] == 1.0
-    much = method("d3", "evaluation.gamma=1000", "collaborative.model=popularity", "evaluation.k=[1,3]")[1].results
-    popular = {result.label: result for result in much}["popularity"]
-    assert much[0].metrics["hr@3"] == popular.metrics["hr@3"], "so much weight leaves nothing to the language model"
+    config, _ = method("d3", "evaluation.gamma=10000", "evaluation.adjustment=popularity", "decoding.search=exact")
+    data = RunData(run_folder(config) / "data", "test")
+    most = sorted((data.popularity[title] for title in data.catalog.titles), reverse=True)[:5]
+    ranked = read_json(run_folder(config) / "evaluations" / "sft" / "grounded.json")
+    assert [[data.popularity[title] for title in row] for row in ranked] == [most] * len(ranked)
 
 
 def test_rosepo_smooths_similar_titles(method: Method) -> None:
