@@ -30,7 +30,7 @@ from sprec_ray.data.sources.movielens import read_movielens
 from sprec_ray.types import Example
 
 PEER = Path(__file__).with_name("sasrec_movielens_peer.py")
-PEER_EPOCHS = (30, 90)
+PEER_EPOCHS = (20, 60)
 PLACES = 10
 COUNTING = ("popularity", "last_item", "random")
 
@@ -76,7 +76,7 @@ def print_peer_table(users: Users, options: argparse.Namespace) -> None:
     """SASRec of both, one row per user, after fixed numbers of epochs; the catalogue is what training holds."""
     print("| loss | epochs | who | HR@10 | NDCG@10 | seconds |\n" + "|---" * 6 + "|", flush=True)
     for loss in ("bce", "softmax"):
-        settings = CollaborativeConfig(loss=loss, batch_size=128, learning_rate=1e-3, dropout=0.2)
+        settings = CollaborativeConfig(loss=loss, batch_size=128)
         found: dict[tuple[int, str], list[tuple[float, float, float]]] = {}
         for seed in range(options.seeds):
             for who, results in (
@@ -141,7 +141,7 @@ def print_models_table(users: Users, names: Sequence[str], num_seeds: int) -> No
     print("| model | loss | HR@10 | NDCG@10 | epochs | seconds |\n" + "|---" * 6 + "|", flush=True)
     for name in names:
         for loss in ("",) if name in COUNTING else ("bce", "softmax"):
-            settings = CollaborativeConfig(model=name, loss=loss or "bce", learning_rate=1e-3)  # type: ignore[arg-type]
+            settings = CollaborativeConfig(model=name, loss=loss or "bce")  # type: ignore[arg-type]
             # Popularity counts one target of a row, the others all: each sees every training title as a target once.
             step = 1 if name == "popularity" else max_history
             train = [

@@ -37,6 +37,9 @@ class Block(nn.Module):
         self.inner = nn.Linear(size, inner_size)
         self.outer = nn.Linear(inner_size, size)
         self.norms = nn.ModuleList([nn.LayerNorm(size) for _ in range(2)])
+        for layer in (self.project, self.out, self.inner, self.outer):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)  # a bias as large as PyTorch's drowns small embeddings where norms come last
 
     def forward(self, states_BTH: Tensor, seen_BTT: Tensor) -> Tensor:
         """The next states; ``seen_BTT`` says which places (last dimension) a place reads, at least one each."""

@@ -1,4 +1,4 @@
-"""Training of a recommender on the examples of the language model. Dimensions: see ``items.py`` and ``batches.py``."""
+"""Training a recommender on the language model's examples. Dimensions: see ``items.py`` and ``histories.py``."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sprec_ray.baselines.batches import draw_negatives, known_ids, left_padded
 from sprec_ray.baselines.counts import Chance, LastItem, Popularity, log_popularity
+from sprec_ray.baselines.histories import draw_negatives, known_ids, left_padded
 from sprec_ray.baselines.items import ItemNetwork
 from sprec_ray.baselines.recommender import FitSummary, Network, Recommender, empty_model, score_ids
 from sprec_ray.baselines.targets import TARGETS
@@ -157,8 +157,8 @@ def _best_epoch(history: Sequence[float]) -> int:
 def _loss(settings: CollaborativeConfig, network: ItemNetwork, sequences_BL: Tensor) -> Tensor:
     """The mean over all targets of the batch, in nats.
 
-    ``softmax``: -log P(target) among all items. ``bce``: -log sigmoid(target) - sum_j log sigmoid(-negative_j)
-    (arXiv 1808.09781 eq. 7, with N negatives where it has one).
+    ``softmax``: -log P(target) among all items. ``bce``: -log sigmoid(target) - mean_j log sigmoid(-negative_j)
+    (arXiv 1808.09781 eq. 7, which has one negative). A sum over many would first push all scores down alike.
     """
     states_XH, targets_X, rows_X = TARGETS[settings.model](network, sequences_BL)
     items = network.items
@@ -166,8 +166,9 @@ def _loss(settings: CollaborativeConfig, network: ItemNetwork, sequences_BL: Ten
         return F.cross_entropy(items.logits(states_XH), targets_X - 1)
     negatives_XN = draw_negatives(sequences_BL, settings.num_negatives, items.num_items, rows_X)
     logits_XN = items.logits_of(states_XH, torch.cat([targets_X[:, None], negatives_XN], dim=1))
-    signs_N = torch.tensor([1.0] + [-1.0] * settings.num_negatives)
-    return -F.logsigmoid(signs_N * logits_XN).sum(dim=1).mean()
+    of_targets_X = F.logsigmoid(logits_XN[:, 0])
+    of_negatives_X = F.logsigmoid(-logits_XN[:, 1:]).mean(dim=1)
+    return -(of_targets_X + of_negatives_X).mean()
 
 
 def _valid_ndcg(model: nn.Module, rows: _Rows, batch_size: int) -> float:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PADDING = 0
-EMBEDDING_STD = 0.02
+EMBEDDING_STD = 0.05
 
 
 class ItemNetwork(Protocol):

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from sprec_ray.artifacts import ArtifactError, read_json, write_bytes, write_json
 from sprec_ray.baselines.attention import Bert4Rec, Core, SasRec
-from sprec_ray.baselines.batches import known_ids, left_padded
 from sprec_ray.baselines.convolution import Caser
 from sprec_ray.baselines.counts import Chance, LastItem, Popularity
 from sprec_ray.baselines.graph import GcSan
+from sprec_ray.baselines.histories import known_ids, left_padded
 from sprec_ray.baselines.items import PADDING, ItemNetwork
 from sprec_ray.baselines.recurrent import Gru4Rec
 from sprec_ray.baselines.sessions import Shan, Stamp

@@ -1,4 +1,4 @@
-"""What a network is asked in a step of training. Dimensions: see ``items.py`` and ``batches.py``.
+"""What a network is asked in a step of training. Dimensions: see ``items.py`` and ``histories.py``.
 
 Each function maps a network and sequences [B, L] to states [X, H], the item ids that come at them [X], and the rows
 that they are of [X].
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sprec_ray.baselines.attention import Bert4Rec
-from sprec_ray.baselines.batches import prefixes
+from sprec_ray.baselines.histories import prefixes
 from sprec_ray.baselines.items import PADDING, CausalNetwork, ItemNetwork
 
 MASKED_SHARE = 0.2

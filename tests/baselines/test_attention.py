@@ -1,0 +1,98 @@
+"""The attention networks against torch's own layers, row by row and without padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sprec_ray.baselines.attention import Block, seen_places
+
+ROWS = ([3, 1, 4, 1, 5], [2], [7, 7, 8])
+
+
+def torch_layer(block: Block, *, norm_first: bool, activation: str) -> nn.TransformerEncoderLayer:
+    """torch's layer with the weights of ours."""
+    size, inner = block.out.in_features, block.inner.out_features
+    layer = nn.TransformerEncoderLayer(
+        size, block.num_heads, inner, dropout=0.0, activation=activation, batch_first=True, norm_first=norm_first
+    )
+    named = {
+        "self_attn.in_proj_weight": block.project.weight,
+        "self_attn.in_proj_bias": block.project.bias,
+    }
+    for ours, theirs in (("out", "self_attn.out_proj"), ("inner", "linear1"), ("outer", "linear2")):
+        named |= {f"{theirs}.{key}": value for key, value in getattr(block, ours).named_parameters()}
+    for number, norm in enumerate(block.norms, start=1):
+        named |= {f"norm{number}.{key}": value for key, value in norm.named_parameters()}
+    layer.load_state_dict(named)
+    return layer
+
+
+def through_layers(network: Any, states_1TH: Tensor, *, norm_first: bool, activation: str, causal: bool) -> Tensor:
+    length = states_1TH.shape[1]
+    hidden = torch.ones(length, length, dtype=torch.bool).triu(1) if causal else None
+    for block in network.blocks:
+        layer = torch_layer(block, norm_first=norm_first, activation=activation)
+        states_1TH = layer(states_1TH, src_mask=hidden)
+    return states_1TH
+
+
+def places(network: Any, length: int) -> Tensor:
+    """The vectors of positions, the last place first in the table."""
+    return torch.stack([network.positions.embedding.weight[length - 1 - place] for place in range(length)])
+
+
+def padded(rows: tuple[list[int], ...], length: int) -> Tensor:
+    return torch.tensor([[0] * (length - len(row)) + row for row in rows])
+
+
+def test_sasrec_is_torch_s_causal_encoder_with_norms_first(make_network: Any) -> None:
+    network = make_network("sasrec")
+    states_BTH = network.states(padded(ROWS, 5))
+    for row, ids in enumerate(ROWS):
+        inputs = network.items(torch.tensor([ids])) + places(network, len(ids))
+        expected = through_layers(network, inputs, norm_first=True, activation="relu", causal=True)
+        torch.testing.assert_close(states_BTH[row : row + 1, -len(ids) :], network.norm(expected))
+
+
+def test_bert4rec_is_torch_s_encoder_with_norms_last_over_history_and_mask(make_network: Any) -> None:
+    network = make_network("bert4rec")
+    states_BH = network(padded(ROWS, 5))
+    for row, ids in enumerate(ROWS):
+        masked = [*ids, 10]
+        inputs = network.items(torch.tensor([masked])) + places(network, len(masked))
+        outputs = through_layers(network, inputs, norm_first=False, activation="gelu", causal=False)
+        expected = nn.functional.gelu(outputs[:, -1] @ network.out.weight.T + network.out.bias)
+        torch.testing.assert_close(states_BH[row : row + 1], expected)
+    assert network.items.logits(states_BH).shape == (3, 9)  # the mask is never recommended
+
+
+def test_core_is_a_weighted_mean_of_the_history_s_embeddings(make_network: Any) -> None:
+    network = make_network("core")
+    states_BH = network(padded(ROWS, 5))
+    for row, ids in enumerate(ROWS):
+        items = network.items(torch.tensor([ids]))
+        outputs = through_layers(
+            network, network.norm(items + places(network, len(ids))), norm_first=False, activation="gelu", causal=True
+        )
+        scores = [float(torch.dot(network.weight.weight[0], state)) for state in outputs[0]]
+        shares = torch.tensor(scores).exp() / torch.tensor(scores).exp().sum()
+        expected = sum(share * item for share, item in zip(shares, items[0], strict=True))
+        torch.testing.assert_close(states_BH[row], expected)
+    torch.testing.assert_close(states_BH[1], network.items(torch.tensor(2)))
+
+
+def test_a_place_of_padding_sees_itself_only() -> None:
+    seen = seen_places(torch.tensor([[0, 0, 5, 6]]), causal=False)
+    assert seen[0].int().tolist() == [[1, 0, 1, 1], [0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1]]
+    seen = seen_places(torch.tensor([[0, 0, 5, 6]]), causal=True)
+    assert seen[0].int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+
+
+def test_heads_that_do_not_divide_the_hidden_size_are_refused(make_network: Any) -> None:
+    import pytest
+
+    with pytest.raises(ValueError, match=r"collaborative.hidden_size=4 is no multiple of collaborative.num_heads=3"):
+        make_network("sasrec", num_heads=3)
