@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from sprec_ray.evaluation.markup import escape, mapping_table, note, number, seconds, table, title_text
-from sprec_ray.evaluation.report_tables import DISPLAY_NAMES, LOWER_IS_BETTER, MORE, column_of, hr_differs, is_policy, places
+from sprec_ray.evaluation.report_tables import (
+    DISPLAY_NAMES,
+    LOWER_IS_BETTER,
+    MORE,
+    column_of,
+    hr_differs,
+    is_policy,
+    places,
+)
 from sprec_ray.evaluation.svg import Axes, Bar, Series, line_plot, paired_bars, timeline
 from sprec_ray.types import EvalResult
 
