@@ -23,6 +23,11 @@ class Gru4Rec(nn.Module):
         between = settings.dropout if layers > 1 else 0.0
         self.gru = nn.GRU(size, size, num_layers=layers, batch_first=True, dropout=between)
         self.out = nn.Linear(size, size)
+        for parameter in self.gru.parameters():
+            if parameter.dim() == 2:
+                nn.init.xavier_uniform_(parameter)
+            else:
+                nn.init.zeros_(parameter)
 
     def states(self, ids_BT: Tensor) -> Tensor:
         """The state of every place, [B, T, H]; those of padding mean nothing."""
