@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, WrapValidator
+from pydantic import Field, WrapValidator, model_validator
 from pydantic.dataclasses import dataclass
 
 from sprec_ray.config_sections import (
@@ -148,3 +148,12 @@ class CollaborativeConfig:
     num_epochs: PositiveInt = 100
     patience: PositiveInt = 10
     """Epochs without a better NDCG@10 on the validation rows after which training ends; the best epoch is kept."""
+
+    @model_validator(mode="after")
+    def _check(self) -> CollaborativeConfig:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"collaborative.hidden_size={self.hidden_size} must be a multiple of "
+                f"collaborative.num_heads={self.num_heads}"
+            )
+        return self

@@ -27,10 +27,6 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         size = settings.hidden_size
-        if size % settings.num_heads:
-            raise ValueError(
-                f"collaborative.hidden_size={size} is no multiple of collaborative.num_heads={settings.num_heads}"
-            )
         self.num_heads, self.dropout, self.norm, self.gelu = settings.num_heads, settings.dropout, norm, gelu
         self.project = nn.Linear(size, 3 * size)
         self.out = nn.Linear(size, size)

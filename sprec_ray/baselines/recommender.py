@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -121,8 +123,8 @@ def read_recommender(folder: Path) -> Recommender:
     try:
         settings = CollaborativeConfig(**values["settings"])
         titles, max_history = tuple(values["titles"]), values["max_history"]
-        summary = FitSummary(**values["summary"])
-    except (KeyError, TypeError, ValueError) as error:
+        summary = _summary(values["summary"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{folder / DESCRIPTION} is no recommender ({error}); delete {folder}") from None
     try:
         tensors = load((folder / WEIGHTS).read_bytes())
@@ -134,6 +136,13 @@ def read_recommender(folder: Path) -> Recommender:
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{folder / WEIGHTS} is damaged ({reason}); delete {folder} and run again") from None
     return Recommender(settings, titles, max_history, model, summary)
+
+
+def _summary(values: Mapping[str, Any]) -> FitSummary:
+    """The summary that was written; a number that was not defined is null in a file."""
+    ndcgs = {name: math.nan if ndcg is None else ndcg for name, ndcg in values["baselines"].items()}
+    valid_ndcg = math.nan if values["valid_ndcg"] is None else values["valid_ndcg"]
+    return FitSummary(**{**values, "baselines": ndcgs, "valid_ndcg": valid_ndcg})
 
 
 def empty_model(settings: CollaborativeConfig, num_items: int, max_history: int, *, num_pairs: int = 0) -> nn.Module:

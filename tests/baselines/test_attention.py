@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from sprec_ray.baselines.attention import Block, seen_places
+from sprec_ray.config_methods import CollaborativeConfig
 
 ROWS = ([3, 1, 4, 1, 5], [2], [7, 7, 8])
 
@@ -77,7 +79,7 @@ def test_core_is_a_weighted_mean_of_the_history_s_embeddings(make_network: Any) 
         outputs = through_layers(
             network, network.norm(items + places(network, len(ids))), norm_first=False, activation="gelu", causal=True
         )
-        scores = [float(torch.dot(network.weight.weight[0], state)) for state in outputs[0]]
+        scores = [torch.dot(network.weight.weight[0], state).item() for state in outputs[0]]
         shares = torch.tensor(scores).exp() / torch.tensor(scores).exp().sum()
         expected = sum(share * item for share, item in zip(shares, items[0], strict=True))
         torch.testing.assert_close(states_BH[row], expected)
@@ -91,8 +93,6 @@ def test_a_place_of_padding_sees_itself_only() -> None:
     assert seen[0].int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
 
 
-def test_heads_that_do_not_divide_the_hidden_size_are_refused(make_network: Any) -> None:
-    import pytest
-
-    with pytest.raises(ValueError, match=r"collaborative.hidden_size=4 is no multiple of collaborative.num_heads=3"):
-        make_network("sasrec", num_heads=3)
+def test_heads_that_do_not_divide_the_hidden_size_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"hidden_size=4 must be a multiple of collaborative.num_heads=3"):
+        CollaborativeConfig(hidden_size=4, num_heads=3)

@@ -17,10 +17,10 @@ def test_caser_is_the_loops_over_horizontal_and_vertical_windows(make_network: A
         for height, convolution in enumerate(network.horizontal, start=1):
             for filter_HT, bias in zip(convolution.weight, convolution.bias, strict=True):
                 values = [
-                    float((filter_HT.T * image[start : start + height]).sum() + bias) for start in range(6 - height)
+                    ((filter_HT.T * image[start : start + height]).sum() + bias).item() for start in range(6 - height)
                 ]
                 features.append(max(0.0, *values))
         for column in range(4):
-            features += [float(weights @ image[:, column]) for weights in network.vertical.weight]
+            features += [(weights @ image[:, column]).item() for weights in network.vertical.weight]
         expected = torch.relu(network.out.weight @ torch.tensor(features) + network.out.bias)
         torch.testing.assert_close(states_BH[row], expected)

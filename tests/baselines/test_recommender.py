@@ -92,6 +92,12 @@ def test_popularity_and_last_item_are_log_probabilities() -> None:
         np.testing.assert_allclose(np.exp(scores_BI.astype(np.float64)).sum(axis=1), 1, rtol=1e-6)
 
 
+def test_a_measure_that_is_not_defined_reads_back_as_not_a_number(tmp_path: Path) -> None:
+    fit_recommender(CollaborativeConfig(model="popularity"), rows(), [], TITLES, seed=0).save(tmp_path)
+    summary = read_recommender(tmp_path).summary
+    assert np.isnan([summary.valid_ndcg, *summary.baselines.values()]).all()
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     recommender = fitted("sasrec")
 
