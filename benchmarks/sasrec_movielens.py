@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", choices=["peer", "models"])
     parser.add_argument("--models", help="of the table of models: some of them, with commas")
+    parser.add_argument("--losses", default="bce,softmax", help="of the table of models")
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=3)
@@ -54,7 +55,7 @@ def main() -> None:
         print_peer_table(users, options)
     if options.only in (None, "models"):
         names = options.models.split(",") if options.models else get_args(get_type_hints(CollaborativeConfig)["model"])
-        print_models_table(users, names, options.seeds)
+        print_models_table(users, names, options.losses.split(","), options.seeds)
 
 
 def user_titles(folder: Path) -> Users:
@@ -133,15 +134,15 @@ def peer(
             yield result["epochs"], np.array(places), result["seconds"]
 
 
-def print_models_table(users: Users, names: Sequence[str], num_seeds: int) -> None:
+def print_models_table(users: Users, names: Sequence[str], losses: Sequence[str], num_seeds: int) -> None:
     """All models, histories of at most ten titles; every title of training is a target once."""
     max_history = 10
     valid = [last_row(titles[:-1], max_history) for titles in users]
     catalog = list(dict.fromkeys(title for titles in users for title in titles))
     print("| model | loss | HR@10 | NDCG@10 | epochs | seconds |\n" + "|---" * 6 + "|", flush=True)
     for name in names:
-        for loss in ("",) if name in COUNTING else ("bce", "softmax"):
-            settings = CollaborativeConfig(model=name, loss=loss or "bce")  # type: ignore[arg-type]
+        for loss in ("",) if name in COUNTING else losses:
+            settings = CollaborativeConfig(model=name, loss=loss or "bce", patience=5)  # type: ignore[arg-type]
             # Popularity counts one target of a row, the others all: each sees every training title as a target once.
             step = 1 if name == "popularity" else max_history
             train = [

@@ -11,7 +11,8 @@ import pytest
 
 from sprec_ray.artifacts import ArtifactError
 from sprec_ray.baselines.fit import fit_recommender
-from sprec_ray.baselines.recommender import DESCRIPTION, WEIGHTS, Recommender, log_softmax, read_recommender
+from sprec_ray.baselines.recommender import DESCRIPTION, NETWORKS, WEIGHTS, Recommender, log_softmax, read_recommender
+from sprec_ray.baselines.targets import TARGETS
 from sprec_ray.config_methods import CollaborativeConfig
 from sprec_ray.types import Example
 
@@ -76,6 +77,10 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(model: str, 
     contents = [(tmp_path / name / WEIGHTS).read_bytes() for name in ("one", "two", "other")]
     assert contents[0] == contents[1]
     assert (contents[0] != contents[2]) == (model not in ("popularity", "last_item"))
+
+
+def test_every_network_of_the_configuration_is_there_and_knows_what_it_is_asked() -> None:
+    assert set(NETWORKS) == set(TARGETS) == set(MODELS) - {"popularity", "last_item", "random"}
 
 
 def test_log_softmax_is_the_logarithm_of_shares_that_sum_to_one() -> None:
