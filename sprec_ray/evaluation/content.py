@@ -26,9 +26,9 @@ def genre_sets(titles: Sequence[str], genres: Mapping[str, Sequence[str]]) -> Bi
     """
     names = sorted({name for title in titles for name in genres.get(title, ())})
     column = {name: index for index, name in enumerate(names)}
+    cells = [(row, column[name]) for row, title in enumerate(titles) for name in genres.get(title, ())]
     sets_IG = np.zeros((len(titles), -(-len(names) // 64) * 64), dtype=np.bool_)
-    for row, title in enumerate(titles):
-        sets_IG[row, [column[name] for name in genres.get(title, ())]] = True
+    sets_IG[tuple(np.array(cells, dtype=np.int64).reshape(-1, 2).T)] = True
     return np.packbits(sets_IG, axis=1, bitorder="little").view("<u8").astype(np.uint64)
 
 

@@ -55,8 +55,8 @@ def place_means(values_I: Floats | Ints, ranked_BK: Ints, *, k: int) -> Floats:
     inside_BK = (places_BK >= 0) & (places_BK < len(values_I))
     if not len(values_I):
         return np.full(len(ranked_BK), np.nan)
-    sums_B = np.where(inside_BK, values_I[np.where(inside_BK, places_BK, 0)], 0).sum(axis=1)
-    return divide(sums_B, inside_BK.sum(axis=1))
+    sums_B = (values_I[np.where(inside_BK, places_BK, 0)] * inside_BK) @ np.ones(k)
+    return divide(sums_B, np.count_nonzero(inside_BK, axis=1))
 
 
 def check_places(ranked_BK: Ints, k: int) -> None:
