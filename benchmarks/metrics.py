@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from metrics_plain import PlainEvaluation, rank_by_sorting
 
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.evaluation.evaluate import EvaluationTask, rank_lists, recommendations
+from sprec_ray.evaluation.metric_types import Metric
 from sprec_ray.evaluation.metrics import METRICS, compute_metrics
 from sprec_ray.evaluation.scores import rank_scores
 from sprec_ray.evaluation.significance import NUM_RESAMPLES, paired_bootstraps
@@ -114,8 +116,10 @@ def _timed(rounds: int, run: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _print_each(task: EvaluationTask, ranked_BK: Any, k: int, rounds: int) -> None:
-    given = recommendations(ranked_BK, task)
-    spent = {name: _timed(5 * rounds, lambda m=metric: m(given, k))[1] for name, metric in METRICS.items()}  # type: ignore[misc]
+    def measure(metric: Metric) -> float:
+        return metric(recommendations(ranked_BK, task), k)  # made anew, so that nothing is shared
+
+    spent = {name: _timed(5 * rounds, partial(measure, metric))[1] for name, metric in METRICS.items()}
     print(f"\nEach at k = {k}, ms: " + ", ".join(f"`{name}` {1000 * s:.2f}" for name, s in spent.items()))
 
 
@@ -123,7 +127,7 @@ def _print_significance(task: EvaluationTask, ranked_BK: Any, rng: np.random.Gen
     first, second = (recommendations(ranked, task) for ranked in (ranked_BK, rng.permuted(ranked_BK, axis=1)))
     compared = {name: metric for name, metric in METRICS.items() if name != "hr_se"}
     for k in ks:
-        _, spent_s = _timed(1, lambda k=k: paired_bootstraps(first, second, compared, k))  # type: ignore[misc]
+        _, spent_s = _timed(1, partial(paired_bootstraps, first, second, compared, k))
         print(f"\nSignificance of {len(compared)} metrics at k = {k}, {NUM_RESAMPLES} resamples: {spent_s:.2f} s")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
@@ -76,8 +77,11 @@ class RowMetric:
     def __call__(self, given: Recommendations, k: int) -> float:
         """The mean; NaN without a row."""
         values_B = self.values(given, k)
-        kept = values_B[~np.isnan(values_B)]
-        return float(kept.sum()) / len(kept) if len(kept) else float("nan")
+        total = float(values_B.sum())
+        if math.isnan(total):
+            values_B = values_B[~np.isnan(values_B)]
+            total = float(values_B.sum())
+        return total / len(values_B) if len(values_B) else float("nan")
 
 
 @dataclass(frozen=True, slots=True)
