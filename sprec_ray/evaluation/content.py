@@ -26,9 +26,9 @@ def genre_sets(titles: Sequence[str], genres: Mapping[str, Sequence[str]]) -> Bi
     """
     names = sorted({name for title in titles for name in genres.get(title, ())})
     column = {name: index for index, name in enumerate(names)}
+    cells = [(row, column[name]) for row, title in enumerate(titles) for name in genres.get(title, ())]
     sets_IG = np.zeros((len(titles), -(-len(names) // 64) * 64), dtype=np.bool_)
-    for row, title in enumerate(titles):
-        sets_IG[row, [column[name] for name in genres.get(title, ())]] = True
+    sets_IG[tuple(np.array(cells, dtype=np.int64).reshape(-1, 2).T)] = True
     return np.packbits(sets_IG, axis=1, bitorder="little").view("<u8").astype(np.uint64)
 
 
@@ -44,13 +44,19 @@ def ild(ranked_BK: Ints, sets_IW: Bits, *, k: int) -> Floats:
         return np.full(len(ranked_BK), np.nan)
     inside_BK = (ranked_BK[:, :k] >= 0) & (ranked_BK[:, :k] < len(sets_IW))
     sets_BKW = np.where(inside_BK[:, :, None], sets_IW[np.where(inside_BK, ranked_BK[:, :k], 0)], np.uint64(0))
-    has_BK = np.bitwise_count(sets_BKW).sum(axis=2) > 0
+    sizes_BK = _sizes(sets_BKW)
     first, second = np.triu_indices(k, 1)
-    both_BP = np.bitwise_count(sets_BKW[:, first] & sets_BKW[:, second]).sum(axis=2, dtype=np.int64)
-    either_BP = np.bitwise_count(sets_BKW[:, first] | sets_BKW[:, second]).sum(axis=2, dtype=np.int64)
-    pair_BP = has_BK[:, first] & has_BK[:, second]
-    far_BP = np.where(pair_BP, 1 - both_BP / np.maximum(either_BP, 1), 0.0)
-    return divide(far_BP.sum(axis=1), pair_BP.sum(axis=1))
+    both_BP = _sizes(sets_BKW[:, first] & sets_BKW[:, second])
+    pair_BP = (sizes_BK[:, first] > 0) & (sizes_BK[:, second] > 0)
+    either_BP = np.where(pair_BP, sizes_BK[:, first] + sizes_BK[:, second] - both_BP, 1)
+    ones_P = np.ones(len(first))
+    return divide((pair_BP * (1 - both_BP / either_BP)) @ ones_P, pair_BP @ ones_P)
+
+
+def _sizes(sets: Bits) -> Ints:
+    """How many bits are set, over the last axis."""
+    counts = np.bitwise_count(sets).astype(np.int64)
+    return np.asarray(counts[..., 0] if counts.shape[-1] == 1 else counts.sum(axis=-1))
 
 
 def title_words(title: str) -> list[str]:

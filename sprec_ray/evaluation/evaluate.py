@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -14,13 +15,13 @@ from sprec_ray.evaluation.exposure import popularity_groups
 from sprec_ray.evaluation.grounding import Embedder, ground_texts, text_to_ground
 from sprec_ray.evaluation.metric_types import CatalogTables, GenreCounting, Recommendations
 from sprec_ray.evaluation.metrics import Rows, compute_metrics, genre_gaps, genre_weights, recommendation_counts
-from sprec_ray.evaluation.places import Floats, Ints
+from sprec_ray.evaluation.places import Ints
 from sprec_ray.types import EvalResult
 
 NUM_TOP_ITEMS = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationTask:
     """What every policy of a run is measured on."""
 
@@ -36,6 +37,33 @@ class EvaluationTask:
     ks: tuple[int, ...] = (1, 5)
     rows: Rows = "all"
     """``published`` drops rows with an unknown target where the published code does (see metrics.py)."""
+
+    @cached_property
+    def unranked(self) -> Recommendations:
+        """Everything that metrics read but the ranking; made once for all policies."""
+        titles = self.catalog.titles
+        history = [_index(self.catalog, title) for titles in self.histories for title in titles]
+        history_H = np.array(history, dtype=np.int64)
+        targets_B = np.array([_index(self.catalog, title) for title in self.targets], dtype=np.int64)
+        item_genres = [self.catalog.genres.get(title, ()) for title in titles]
+        countings: tuple[GenreCounting, ...] = ("split", "whole") if self.kept_genres else ()
+        popularity_I = np.array([self.popularity.get(title, 0) for title in titles], dtype=np.int64)
+        known = bool(popularity_I.any())
+        return Recommendations(
+            ranked_BK=np.full((len(targets_B), 0), -1, dtype=np.int64),
+            targets_B=targets_B,
+            history_H=history_H,
+            weights_IG={
+                counting: genre_weights(item_genres, self.kept_genres, counting=counting) for counting in countings
+            },
+            catalog=CatalogTables(
+                num_items=len(titles),
+                popularity_I=popularity_I if known else None,
+                groups_I=popularity_groups(popularity_I) if known else None,
+                genres_IW=genre_sets(titles, self.catalog.genres),
+                words_I2=word_counts(titles, history_H),
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,33 +157,7 @@ def evaluate_ranking(
 
 def recommendations(ranked_BK: Ints, task: EvaluationTask) -> Recommendations:
     """Ranked catalogue indices, joined with the task's targets, histories and genres as indices and weights."""
-    history = [_index(task.catalog, title) for titles in task.histories for title in titles]
-    history_H = np.array(history, dtype=np.int64)
-    item_genres = [task.catalog.genres.get(title, ()) for title in task.catalog.titles]
-    countings: tuple[GenreCounting, ...] = ("split", "whole") if task.kept_genres else ()
-    weights: Mapping[GenreCounting, Floats] = {
-        counting: genre_weights(item_genres, task.kept_genres, counting=counting) for counting in countings
-    }
-    return Recommendations(
-        ranked_BK=ranked_BK,
-        targets_B=np.array([_index(task.catalog, title) for title in task.targets], dtype=np.int64),
-        history_H=history_H,
-        weights_IG=weights,
-        catalog=_catalog_tables(task, history_H),
-    )
-
-
-def _catalog_tables(task: EvaluationTask, history_H: Ints) -> CatalogTables:
-    titles = task.catalog.titles
-    popularity_I = np.array([task.popularity.get(title, 0) for title in titles], dtype=np.int64)
-    known = bool(popularity_I.any())
-    return CatalogTables(
-        num_items=len(titles),
-        popularity_I=popularity_I if known else None,
-        groups_I=popularity_groups(popularity_I) if known else None,
-        genres_IW=genre_sets(titles, task.catalog.genres),
-        words_I2=word_counts(titles, history_H),
-    )
+    return replace(task.unranked, ranked_BK=ranked_BK)
 
 
 def _count_generated(generated: Sequence[str], catalog: Catalog) -> dict[str, int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+import math
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -28,6 +29,9 @@ class CatalogTables:
     """``content.word_counts``."""
 
 
+Made = TypeVar("Made")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendations:
     """What the metrics read. ``weights_IG`` is one table per genre counting, empty without genres."""
@@ -38,6 +42,18 @@ class Recommendations:
     weights_IG: Mapping[GenreCounting, Floats]
     catalog: CatalogTables | None = None
     """Without it the metrics of exposure.py and content.py are NaN."""
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What ``make`` returned when it was first asked for under ``key``: several metrics share it."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: Made = self._made[key]
+        return made
+
+    def counts(self, k: int) -> PlaceCounts:
+        """How often each title stands in the first k places."""
+        return self.once(("counts", k), lambda: place_counts(self.ranked_BK, k=k))
 
     @property
     def known(self) -> Recommendations:
@@ -61,8 +77,11 @@ class RowMetric:
     def __call__(self, given: Recommendations, k: int) -> float:
         """The mean; NaN without a row."""
         values_B = self.values(given, k)
-        kept = values_B[~np.isnan(values_B)]
-        return float(kept.sum()) / len(kept) if len(kept) else float("nan")
+        total = float(values_B.sum())
+        if math.isnan(total):
+            values_B = values_B[~np.isnan(values_B)]
+            total = float(values_B.sum())
+        return total / len(values_B) if len(values_B) else float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +98,7 @@ class CountMetric:
         """The value of all rows."""
         if self.whole is not None:
             return self.whole(given, k)
-        return float(self.values(given, place_counts(given.ranked_BK, k=k))[0])
+        return float(self.values(given, given.counts(k))[0])
 
 
 def of_catalog(metric: Callable[[PlaceCounts, CatalogTables, Ints], Floats]) -> CountMetric:

@@ -70,14 +70,12 @@ def or_ratio(ranked_BK: Ints, *, k: int) -> float:
 
 def mgu(ranked_BK: Ints, history_H: Ints, weights_IG: Floats, *, k: int) -> float:
     """MGU@k: mean over the kept genres of ``|GP - GH|``; NaN when either distribution is empty."""
-    gaps_G = genre_gaps(ranked_BK, history_H, weights_IG, k=k)
-    return float(np.abs(gaps_G).mean()) if len(gaps_G) else float("nan")
+    return float(_mean_gap(genre_gaps(ranked_BK, history_H, weights_IG, k=k)))
 
 
 def dgu(ranked_BK: Ints, history_H: Ints, weights_IG: Floats, *, k: int) -> float:
     """DGU@k: the largest less the smallest ``GP - GH`` of the kept genres; NaN when either distribution is empty."""
-    gaps_G = genre_gaps(ranked_BK, history_H, weights_IG, k=k)
-    return float(gaps_G.max() - gaps_G.min()) if len(gaps_G) else float("nan")
+    return float(_range_of_gaps(genre_gaps(ranked_BK, history_H, weights_IG, k=k)))
 
 
 def genre_gaps(ranked_BK: Ints, history_H: Ints, weights_IG: Floats, *, k: int) -> Floats:
@@ -96,12 +94,10 @@ def genre_weights(item_genres: Sequence[Sequence[str]], kept: Sequence[str], *, 
     An item with g kept genres adds 1/g to each of them (``split``, SPRec) or 1 (``whole``, IFairLRS).
     """
     column = {genre: index for index, genre in enumerate(kept)}
+    cells = [(row, column[genre]) for row, genres in enumerate(item_genres) for genre in genres if genre in column]
     weights_IG = np.zeros((len(item_genres), len(kept)))
-    for row, genres in enumerate(item_genres):
-        columns = sorted({column[genre] for genre in genres if genre in column})
-        if columns:
-            weights_IG[row, columns] = 1 / len(columns) if counting == "split" else 1.0
-    return weights_IG
+    weights_IG[tuple(np.array(cells, dtype=np.int64).reshape(-1, 2).T)] = 1.0
+    return weights_IG if counting == "whole" else weights_IG / np.maximum(weights_IG.sum(axis=1, keepdims=True), 1)
 
 
 def kept_genres(popularity: Mapping[str, int], genres: Mapping[str, Sequence[str]], *, num: int) -> tuple[str, ...]:
@@ -152,17 +148,17 @@ def _most_frequent(counts: PlaceCounts) -> Ints:
     return np.asarray(np.sort(counts.counts_RD, axis=1)[:, top:].sum(axis=1))
 
 
-def _mean_gap(gaps_RG: Floats) -> Floats:
-    return np.asarray(np.abs(gaps_RG).mean(axis=1))
+def _mean_gap(gaps_G: Floats) -> Floats:
+    """Over the last axis; NaN without genres."""
+    return np.asarray(np.abs(gaps_G).mean(axis=-1)) if gaps_G.shape[-1] else np.full(gaps_G.shape[:-1], np.nan)
 
 
-def _range_of_gaps(gaps_RG: Floats) -> Floats:
-    return np.asarray(gaps_RG.max(axis=1) - gaps_RG.min(axis=1))
+def _range_of_gaps(gaps_G: Floats) -> Floats:
+    """Over the last axis; NaN without genres."""
+    return np.asarray(np.ptp(gaps_G, axis=-1)) if gaps_G.shape[-1] else np.full(gaps_G.shape[:-1], np.nan)
 
 
-def _of_genres(
-    of_gaps: Callable[[Floats], Floats], whole: Callable[..., float], counting: GenreCounting
-) -> CountMetric:
+def _of_genres(of_gaps: Callable[[Floats], Floats], counting: GenreCounting) -> CountMetric:
     """A metric of GP - GH; NaN without genres."""
 
     def values(given: Recommendations, counts: PlaceCounts) -> Floats:
@@ -172,11 +168,17 @@ def _of_genres(
         inside = counts.in_catalog(len(weights_IG))
         totals_RG = inside.counts_RD @ weights_IG[inside.titles_D]
         shares_RG = divide(totals_RG, totals_RG.sum(axis=1, keepdims=True))
-        return of_gaps(shares_RG - _genre_shares(given.history_H, weights_IG))
+        return of_gaps(shares_RG - history_shares(given, weights_IG))
+
+    def history_shares(given: Recommendations, weights_IG: Floats) -> Floats:
+        return given.once(("history", counting), lambda: _genre_shares(given.history_H, weights_IG))
 
     def value(given: Recommendations, k: int) -> float:
         weights_IG = given.weights_IG.get(counting)
-        return float("nan") if weights_IG is None else whole(given.ranked_BK, given.history_H, weights_IG, k=k)
+        if weights_IG is None:
+            return float("nan")
+        shares_G = given.once((counting, k), lambda: _genre_shares(given.ranked_BK[:, :k].ravel(), weights_IG))
+        return float(of_gaps(shares_G - history_shares(given, weights_IG)))
 
     return CountMetric(values, value)
 
@@ -208,10 +210,10 @@ DIVERSITY_METRICS: dict[str, Metric] = {
     "or_ratio": CountMetric(lambda _, counts: divide(_most_frequent(counts), counts.num_places)),
 }
 GENRE_METRICS: dict[str, Metric] = {
-    "mgu": _of_genres(_mean_gap, mgu, "split"),
-    "dgu": _of_genres(_range_of_gaps, dgu, "split"),
-    "mgu_whole": _of_genres(_mean_gap, mgu, "whole"),
-    "dgu_whole": _of_genres(_range_of_gaps, dgu, "whole"),
+    "mgu": _of_genres(_mean_gap, "split"),
+    "dgu": _of_genres(_range_of_gaps, "split"),
+    "mgu_whole": _of_genres(_mean_gap, "whole"),
+    "dgu_whole": _of_genres(_range_of_gaps, "whole"),
 }
 EXPOSURE_METRICS: dict[str, Metric] = {
     "gini": of_catalog(lambda counts, catalog, _: gini(counts, num_items=catalog.num_items)),

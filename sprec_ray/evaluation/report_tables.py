@@ -208,10 +208,10 @@ def more_table(results: Sequence[EvalResult]) -> str:
     if not shown:
         return ""
     legend = note(
-        "Gini, entropy (nats) and coverage of the titles' counts of recommendations over the whole catalogue. Head, mid "
-        "and tail: shares of the recommendations that go to the most popular titles with a fifth of the training "
-        "events, to the least popular with a fifth, and to the rest; ARP is the mean number of training events of a "
-        "recommended title. ILD: mean Jaccard distance of the genres of two recommendations of a row. Token bias: the "
+        "Gini, entropy (nats) and coverage of the titles' counts of recommendations, over the whole catalogue. Head "
+        "and tail: the shares of the recommendations that go to the most and to the least popular titles with a fifth "
+        "of the training events each; mid: to the rest. ARP: mean number of training events of a recommended title. "
+        "ILD: mean Jaccard distance of the genres of two recommendations of a row. Token bias: the "
         "share of the histories' most frequent words in the recommended titles less that in the histories. Without an "
         "arrow neither direction is better as such."
     )
