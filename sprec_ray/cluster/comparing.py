@@ -234,8 +234,8 @@ def _able(progress: ComparisonProgress, folder: Path) -> Sequence[Trial]:
             errors[run.name] = " ".join(str(error).split())
     if not able and len(set(errors.values())) == 1:
         raise ConfigError(next(iter(errors.values())))
-    for name, error in errors.items():
-        progress.fail(name, error)
+    for name, reason in errors.items():
+        progress.fail(name, reason)
     return able
 
 

@@ -213,4 +213,5 @@ def _run(values: Mapping[str, Any]) -> RunRecord:
 
 
 def _significance(values: Mapping[str, Any]) -> Significance:
-    return Significance(**{key: math.nan if value is None else value for key, value in values.items()})
+    numbers = {key: math.nan if values[key] is None else values[key] for key in ("difference", "low", "high", "p")}
+    return Significance(**{**values, **numbers})
