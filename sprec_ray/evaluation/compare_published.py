@@ -21,14 +21,14 @@ def published_section(data: CompareData) -> str:
     methods = [method for method in data.table_methods if method.name in theirs]
     if not keys or not methods:
         return ""
-    alike = {(name, key): ours * his > 0 for key in keys for name, ours, his in differences(data, key) if his}
+    alike = {(label, key): ours * his > 0 for key in keys for label, ours, his in differences(data, key) if his}
     rows = []
     for method in methods:
         cells = []
         for key in keys:
             mark = ""
-            if method.name != BASELINE and (method.name, key) in alike:
-                mark = "✓" if alike[method.name, key] else "✗"
+            if method.label != BASELINE and (method.label, key) in alike:
+                mark = "✓" if alike[method.label, key] else "✗"
             ours = spread(data.values(method.label, key))[0]
             cells.append(
                 f"{'–' if math.isnan(ours) else value_text(ours)}<sup>{mark}</sup>"
