@@ -1,4 +1,4 @@
-"""Compare methods: ``python -m jobs.compare configs/goodreads.yaml methods=[bigrec,sprec] seeds=[0,1,2] [key=value]``."""
+"""Compare methods: ``python -m jobs.compare configs/goodreads.yaml methods=[bigrec,sprec] seeds=[0,1,2] ...``."""
 
 import sys
 

@@ -25,6 +25,7 @@ WITHOUT_TORCH = (
     "sprec_ray.evaluation.metrics",
     "sprec_ray.evaluation.report",
     "sprec_ray.evaluation.sweep_report",
+    "sprec_ray.evaluation.compare_report",
 )
 
 
@@ -85,6 +86,8 @@ def test_the_second_implementations_of_the_tests_are_not_imported() -> None:
         "sprec_ray/evaluation/metrics.py",
         "sprec_ray/evaluation/report*.py",
         "sprec_ray/evaluation/sweep*.py",
+        "sprec_ray/evaluation/compare*.py",
+        "sprec_ray/config*.py",
     ],
 )
 def test_the_framework_free_modules_import_no_framework(pattern: str) -> None:

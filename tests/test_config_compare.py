@@ -1,4 +1,4 @@
-"""What a comparison's arguments mean: methods over a dataset's file, seeds, studies, and mistakes before anything runs."""
+"""What a comparison's arguments mean: methods over a dataset's file, seeds, studies, and mistakes."""
 
 from __future__ import annotations
 
@@ -77,9 +77,8 @@ def test_the_published_variant_is_asked_for_all_or_for_one(dataset: Path) -> Non
 def test_studies_add_runs_over_a_range_with_fewer_examples(dataset: Path) -> None:
     arguments = [str(dataset), "methods=[sprec]", "seeds=[0]", "studies=[random_ratio,num_negatives]"]
     runs = planned_runs(load_comparison(arguments))
-    assert [run.name for run in runs[1:6]] == [
-        f"sprec_random_ratio-random_ratio-{x}-0" for x in ["0", "0.25", "0.5", "0.75", "1"]
-    ]
+    ratios = ["0", "0.25", "0.5", "0.75", "1"]
+    assert [run.name for run in runs[1:6]] == [f"sprec_random_ratio-random_ratio-{ratio}-0" for ratio in ratios]
     assert [run.config.selfplay.random_ratio for run in runs[1:6]] == [0, 0.25, 0.5, 0.75, 1]
     assert [run.config.selfplay.num_negatives for run in runs[6:]] == [1, 2, 4, 8]
     assert [run.config.selfplay.num_examples for run in runs] == [2048] + 9 * [1024]

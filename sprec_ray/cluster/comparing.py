@@ -80,6 +80,8 @@ class ComparisonPlan:
     """The runs by name. On the test rows each is a whole run with a report of its own."""
 
     runs: Mapping[str, Trial]
+    commands: Mapping[str, str]
+    """By name what repeats a run alone."""
     split: str
 
     def trial(self, parameters: Mapping[str, Any]) -> Trial:
@@ -89,7 +91,7 @@ class ComparisonPlan:
     def run(self, trial: Trial, kept: KeptEngines, tell: Callable[[EvalResult], None]) -> None:
         """Do the run; nothing is decided on before its end."""
         if self.split == "test":
-            train_selfplay(trial.config, kept=kept)
+            train_selfplay(trial.config, kept=kept, command=self.commands[trial.name])
             return
         with open_run(trial.config) as folder, open_stages(trial.config, folder, split="valid", kept=kept) as stages:
             stages.prepare()
@@ -121,7 +123,7 @@ def compare_methods(comparison: CompareConfig) -> CompareOutcome:
             left = _able(progress, folder)
             at_a_time = num_trials_at_a_time([run.config for run in left], comparison.max_concurrent_trials)
             run_trials(
-                ComparisonPlan({run.name: run for run in left}, comparison.split),
+                ComparisonPlan({run.name: run for run in left}, progress.commands, comparison.split),
                 ray.tune.grid_search([{"run": run.name} for run in left]),
                 folder=folder,
                 callbacks=[progress],
@@ -139,7 +141,7 @@ class ComparisonProgress(ray.tune.Callback):  # type: ignore[misc]
         self._comparison, self._folder = comparison, folder
         self._methods = {method.label: method for method in chosen_methods(comparison)}
         self._about = tuple(method_record(comparison, method) for method in self._methods.values())
-        self.runs = {run.name: run for run in planned_runs(comparison)}
+        self.runs = {run.name: _placed(run, folder) for run in planned_runs(comparison)}
         """All runs, by name."""
         self._records = {name: self._record(name, "unfinished") for name in self.runs}
         before = self._before = read_comparison(folder) if (folder / COMPARE_FILE).is_file() else None
@@ -151,6 +153,11 @@ class ComparisonProgress(ray.tune.Callback):  # type: ignore[misc]
     def left(self) -> list[Trial]:
         """The runs that are not finished."""
         return [self.runs[name] for name, record in self._records.items() if record.status != "finished"]
+
+    @property
+    def commands(self) -> dict[str, str]:
+        """By the run's name what repeats it alone."""
+        return {name: record.command for name, record in self._records.items()}
 
     def write(self, *, is_over: bool = False) -> CompareData:
         """Write the page; returns what it says. Significance is computed when no run is left to do."""
@@ -223,7 +230,7 @@ class ComparisonProgress(ray.tune.Callback):  # type: ignore[misc]
 def _able(progress: ComparisonProgress, folder: Path) -> Sequence[Trial]:
     """The unfinished runs whose data are there and can serve them; the others are noted with why not.
 
-    Raises ConfigError when none is left and all for one reason.
+    Raises ConfigError when no run at all can be done, and all for one reason.
     """
     able, errors = [], {}
     for run in progress.left:
@@ -232,10 +239,10 @@ def _able(progress: ComparisonProgress, folder: Path) -> Sequence[Trial]:
             able.append(run)
         except (ValueError, OSError) as error:
             errors[run.name] = " ".join(str(error).split())
-    if not able and len(set(errors.values())) == 1:
+    if len(errors) == len(progress.runs) and len(set(errors.values())) == 1:
         raise ConfigError(next(iter(errors.values())))
-    for name, error in errors.items():
-        progress.fail(name, error)
+    for name, reason in errors.items():
+        progress.fail(name, reason)
     return able
 
 
@@ -245,6 +252,11 @@ def _published(comparison: CompareConfig) -> str | None:
         return None if comparison.published == "none" else comparison.published
     name = Path(comparison.files[0]).stem
     return name if name in DATASETS else None
+
+
+def _placed(run: Trial, folder: Path) -> Trial:
+    """The run below the comparison's folder, as an absolute path: the processes of runs may have another home."""
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, output_dir=str(folder / RUNS)))
 
 
 def _name(trial: Any) -> str:

@@ -30,7 +30,14 @@ def read_results(folder: Path) -> tuple[EvalResult, ...]:
     return tuple(as_eval_result(values) for values in read_json(folder / "results.json")["results"])
 
 
-def write_results(config: RunConfig, folder: Path, results: list[EvalResult], *, engines: Mapping[str, str]) -> None:
+def write_results(
+    config: RunConfig,
+    folder: Path,
+    results: list[EvalResult],
+    *,
+    engines: Mapping[str, str],
+    command: str | None = None,
+) -> None:
     """Write results.json, metrics.jsonl and report.html from the files of the run."""
     rows = [dataclasses.asdict(result) for result in results]
     installed = versions()
@@ -45,7 +52,7 @@ def write_results(config: RunConfig, folder: Path, results: list[EvalResult], *,
         folder / "report.html",
         ReportData(
             title=config.name,
-            command="python " + " ".join(sys.orig_argv[1:]),
+            command=command or "python " + " ".join(sys.orig_argv[1:]),
             started=time.strftime("%Y-%m-%d %H:%M", time.localtime(first_start(folder))),
             seed=config.seed,
             total_s=max((span.start_s + span.duration_s for span in spans), default=0.0),

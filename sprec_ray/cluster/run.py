@@ -71,10 +71,11 @@ class RunOutcome:
     """True when there was nothing left to do."""
 
 
-def train_selfplay(config: RunConfig, *, kept: KeptEngines | None = None) -> RunOutcome:
+def train_selfplay(config: RunConfig, *, kept: KeptEngines | None = None, command: str | None = None) -> RunOutcome:
     """Run, or continue, what the configuration describes; every finished stage is kept.
 
-    ``kept`` are engines that outlive the run, for the next one of this process.
+    ``kept`` are engines that outlive the run, for the next one of this process; ``command`` is what the report shows
+    instead of this process's own.
 
     Raises ConfigError for settings that cannot run, ArtifactError for a damaged run directory, ValueError for data.
     """
@@ -87,7 +88,7 @@ def train_selfplay(config: RunConfig, *, kept: KeptEngines | None = None) -> Run
             stages.prepare()
             results = stages.run()
             engines = stages.engine_names()
-        write_results(config, folder, results, engines=engines)
+        write_results(config, folder, results, engines=engines, command=command)
         return RunOutcome(results=tuple(results), report=report, address=address, was_finished=False)
 
 

@@ -32,7 +32,7 @@ def cost_section(data: CompareData) -> str:
     ]
     explanation = note(
         f"{kind}-seconds: the seconds of a stage times the {kind}s that its side reserves, whether it used them or "
-        "waited; launching engines and pre-training are not in them. Alone: the stages that other runs made are counted "
+        "waited; launching engines and pre-training are not in them. Alone: stages that other runs made are counted "
         "as if this run had made them (mean over seeds; – where the run that made them is gone). Spent: what the "
         "method's runs computed in this comparison, all seeds together. Tokens: alone, mean over seeds; prompts and "
         "responses of optimizer steps, and answers."

@@ -26,8 +26,8 @@ def genre_map(data: CompareData) -> str:
     if not methods or not genres:
         return ""
     cells = {}
-    for row, genre in enumerate(genres):
-        for column, method in enumerate(methods):
+    for row, method in enumerate(methods):
+        for column, genre in enumerate(genres):
             gaps = [abs(result.genre_gaps.get(genre, math.nan)) for result in data.measured(method.label)]
             value = spread(gaps)[0]
             cells[row, column] = HeatCell(value=value, hint=f"{method.label}, {genre}: {value:.4f}")
@@ -35,19 +35,20 @@ def genre_map(data: CompareData) -> str:
         HeatMap(
             title="",
             meaning="gap in share, lower is better",
-            rows=genres,
-            columns=[method.label for method in methods],
+            rows=[method.label for method in methods],
+            columns=genres,
             row_title="",
             column_title="",
             cells=cells,
             lower_is_better=True,
+            cell_width=84,
         )
     )
     explanation = note(
         "|GP - GH| at k = 1: the genre's share of the recommendations against its share of the users' histories, mean "
         "over seeds (SPRec's Fig. 3). The strongest colour is the fairest. Their mean over the genres is MGU@1."
     )
-    return explanation + f'<div class="scroll"><div class="floor maps">{drawn}</div></div>'
+    return explanation + f'<div class="scroll"><div class="floor wide-map">{drawn}</div></div>'
 
 
 def iteration_section(data: CompareData) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from sprec_ray.evaluation.compare_results import CompareData, spread
-from sprec_ray.evaluation.compare_sentences import agreeing_signs, agreement_sentences, differences, ordering
+from sprec_ray.evaluation.compare_sentences import agreeing_signs, differences, ordering
 from sprec_ray.evaluation.compare_tables import BASELINE
 from sprec_ray.evaluation.markup import escape, note, number, table, value_text
 from sprec_ray.evaluation.published import DATASETS, PUBLISHED_COLUMNS, PUBLISHED_NAMES, published_numbers
@@ -21,14 +21,14 @@ def published_section(data: CompareData) -> str:
     methods = [method for method in data.table_methods if method.name in theirs]
     if not keys or not methods:
         return ""
-    alike = {(name, key): ours * his > 0 for key in keys for name, ours, his in differences(data, key) if his}
+    alike = {(label, key): ours * his > 0 for key in keys for label, ours, his in differences(data, key) if his}
     rows = []
     for method in methods:
         cells = []
         for key in keys:
             mark = ""
-            if method.name != BASELINE and (method.name, key) in alike:
-                mark = "✓" if alike[method.name, key] else "✗"
+            if method.label != BASELINE and (method.label, key) in alike:
+                mark = "✓" if alike[method.label, key] else "✗"
             ours = spread(data.values(method.label, key))[0]
             cells.append(
                 f"{'–' if math.isnan(ours) else value_text(ours)}<sup>{mark}</sup>"
@@ -39,7 +39,7 @@ def published_section(data: CompareData) -> str:
     rows.append(["sign as published", *(_share(*agreeing_signs(data, key)) for key in keys)])
     rows.append(["Kendall's tau", *(_tau(ordering(data, key)) for key in keys)])
     headers = ["ours, published below", *(escape(column_of(key).heading) for key in keys)]
-    return _protocol(data) + table(headers, rows, css="dense results") + _agreement(data)
+    return _protocol(data) + table(headers, rows, css="dense results") + _agreement()
 
 
 def _protocol(data: CompareData) -> str:
@@ -55,12 +55,13 @@ def _protocol(data: CompareData) -> str:
     )
 
 
-def _agreement(data: CompareData) -> str:
+def _agreement() -> str:
+    """What the marks and the last two rows mean."""
     legend = (
         "✓ differs from bigrec in the published direction, ✗ in the other. Kendall's tau compares the order of all "
         "published methods but SASRec: 1 the same, 0 unrelated, -1 reversed; with few methods it moves in large steps."
     )
-    return note(legend) + "".join(note(sentence) for sentence in agreement_sentences(data))
+    return note(legend)
 
 
 def _share(same: int, total: int) -> str:

@@ -154,13 +154,13 @@ class CompareData:
         return [result.metrics[key] for result in self.measured(label) if key in result.metrics]
 
     def references(self) -> dict[str, list[EvalResult]]:
-        """What popularity and random titles give to the same rows, by label, one result per finished run."""
-        found: dict[str, list[EvalResult]] = {}
+        """What popularity and random titles give to the same rows, by label, one result per seed: runs agree in it."""
+        found: dict[str, dict[int, EvalResult]] = {}
         for run in self.runs:
             for result in run.results if run.status == "finished" else ():
                 if result.label in REFERENCES:
-                    found.setdefault(result.label, []).append(result)
-        return found
+                    found.setdefault(result.label, {}).setdefault(run.seed, result)
+        return {label: list(by_seed.values()) for label, by_seed in found.items()}
 
 
 def spread(values: list[float]) -> tuple[float, float]:
@@ -213,4 +213,5 @@ def _run(values: Mapping[str, Any]) -> RunRecord:
 
 
 def _significance(values: Mapping[str, Any]) -> Significance:
-    return Significance(**{key: math.nan if value is None else value for key, value in values.items()})
+    numbers = {key: math.nan if values[key] is None else values[key] for key in ("difference", "low", "high", "p")}
+    return Significance(**{**values, **numbers})

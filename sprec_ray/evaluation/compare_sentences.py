@@ -50,20 +50,21 @@ def simple_sentences(data: CompareData) -> Iterator[str]:
 
 def agreeing_signs(data: CompareData, key: str) -> tuple[int, int]:
     """For how many methods the sign of the difference from BIGRec is the published one, of how many."""
-    pairs = [(ours, theirs) for name, ours, theirs in differences(data, key) if name != BASELINE and theirs]
+    pairs = [(ours, theirs) for label, ours, theirs in differences(data, key) if label != BASELINE and theirs]
     return sum(ours * theirs > 0 for ours, theirs in pairs), len(pairs)
 
 
 def differences(data: CompareData, key: str) -> list[tuple[str, float, float]]:
-    """(method, our difference from BIGRec, the published one) for every published method that was run."""
+    """(label, our difference from BIGRec, the published one) for every published method that was run."""
     theirs = published_numbers(data.published) if data.published else {}
-    ours = _means(data, key)
-    if BASELINE not in ours or BASELINE not in theirs:
+    base = spread(data.values(BASELINE, key))[0]
+    if math.isnan(base) or not theirs:
         return []
+    pairs = [(method, spread(data.values(method.label, key))[0]) for method in data.table_methods]
     return [
-        (name, mean - ours[BASELINE], theirs[name][key] - theirs[BASELINE][key])
-        for name, mean in ours.items()
-        if name in theirs and not math.isnan(theirs[name][key])
+        (method.label, mean - base, theirs[method.name][key] - theirs[BASELINE][key])
+        for method, mean in pairs
+        if method.name in theirs and not math.isnan(mean + theirs[method.name][key])
     ]
 
 

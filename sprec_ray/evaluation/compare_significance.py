@@ -115,8 +115,8 @@ def significance_table(data: CompareData) -> str:
     explanation = note(
         f"Difference, its 95 % interval and the two-sided p value of the paired bootstrap over the {data.split} rows "
         f"({data.num_resamples} resamples, rows drawn together for both methods and all seeds; metrics that count "
-        f"distinct titles by parts of the rows, see algorithm.md). Bold below {LEVEL:g}. One in twenty such differences "
-        "is expected by chance."
+        f"distinct titles by parts of the rows, see algorithm.md). Bold below {LEVEL:g}. By chance alone one in "
+        "twenty is."
     )
     headers = ["difference", *(escape(column_of(key).title) for key in keys)]
     shown = explanation + table(headers, rows, css="dense results")

@@ -38,12 +38,14 @@ class HeatMap:
     column_title: str
     cells: Mapping[tuple[int, int], HeatCell]
     lower_is_better: bool = False
+    cell_width: int = MIN_CELL_WIDTH
+    """Least width of a cell, in pixels; columns with long names need more."""
 
 
 def heat_map(data: HeatMap) -> str:
     """The map as a ``figure``, with its colour scale below it."""
     left = 30 + 7 * min(12, max(map(len, data.rows)))
-    cell_width = min(MAX_CELL_WIDTH, max(MIN_CELL_WIDTH, (340 - left - 6) // len(data.columns)))
+    cell_width = min(MAX_CELL_WIDTH, max(data.cell_width, (340 - left - 6) // len(data.columns)))
     width = max(340, left + cell_width * len(data.columns) + 6)
     height = max(MIN_CELL_HEIGHT, math.ceil((7 * len(data.row_title) + 4) / len(data.rows)))
     bottom = height * len(data.rows) + 4

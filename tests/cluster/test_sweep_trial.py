@@ -37,19 +37,19 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNam
     @contextmanager
     def open_stages(config: Any, folder: Path, **options: Any) -> Iterator[Any]:
         kept.append(options["kept"])
-        yield SimpleNamespace(prepare=lambda: None, evaluator=SimpleNamespace(baselines=lambda: []))
 
-    def run_self_play(config: Any, stages: Any, *, on_result: Any) -> list[EvalResult]:
-        for label in ("sft", "iteration-0", "iteration-1"):
-            done.append(label)
-            if config.preference.beta == 0.2 and label == "iteration-1":
-                raise ValueError("the policy has collapsed")
-            on_result(EvalResult(label=label, metrics={"ndcg@5": 0.5}, counts={}))
-        return []
+        def run(*, on_result: Any) -> list[EvalResult]:
+            for label in ("sft", "iteration-0", "iteration-1"):
+                done.append(label)
+                if config.preference.beta == 0.2 and label == "iteration-1":
+                    raise ValueError("the policy has collapsed")
+                on_result(EvalResult(label=label, metrics={"ndcg@5": 0.5}, counts={}))
+            return []
+
+        yield SimpleNamespace(prepare=lambda: None, run=run)
 
     monkeypatch.setattr(sweep_trial, "open_run", open_run)
     monkeypatch.setattr(sweep_trial, "open_stages", open_stages)
-    monkeypatch.setattr(sweep_trial, "run_self_play", run_self_play)
     monkeypatch.setattr(sweep_trial, "write_results_of", lambda *_: done.append("written"))
     made = TrialProcess.__new__(TrialProcess)
     plan = SweepPlan(load_sweep([str(file)]), tmp_path)

@@ -1,0 +1,73 @@
+"""The comparison's tests read the rankings of runs from their folders."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_comparison import MEANS, comparison, method, run
+
+from sprec_ray.artifacts import write_json, write_rows
+from sprec_ray.data.catalog import Catalog
+from sprec_ray.evaluation.compare_results import CompareData
+from sprec_ray.evaluation.compare_significance import bootstrap_differences, significance_table
+from sprec_ray.evaluation.compare_tables import marks
+from sprec_ray.evaluation.report_tables import column_of
+from sprec_ray.types import Example
+
+TITLES = tuple(f"T{index}" for index in range(40))
+NUM_ROWS = 60
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> CompareData:
+    """``bigrec`` recommends T0 to T4 to everybody; ``sprec`` ranks every target first, in both seeds."""
+    targets = [TITLES[row % len(TITLES)] for row in range(NUM_ROWS)]
+    answers = {
+        "bigrec": [list(TITLES[:5])] * NUM_ROWS,
+        "sprec": [[target, *(title for title in TITLES[:5] if title != target)][:5] for target in targets],
+    }
+    for name, ranked in answers.items():
+        for seed in (0, 1):
+            folder = tmp_path / f"{name}-{seed}"
+            rows = [Example(example_id=str(row), history=("T1",), target=target) for row, target in enumerate(targets)]
+            write_rows(folder / "data" / "test.jsonl", rows)
+            write_rows(folder / "data" / "train.jsonl", rows)
+            Catalog(TITLES, {title: ("A", "B")[index % 2 :][:1] for index, title in enumerate(TITLES)}).write(
+                folder / "data" / "catalog.json"
+            )
+            label = "sft" if name == "bigrec" else "iteration-0"
+            write_json(folder / "evaluations" / label / "grounded.json", ranked)
+            write_json(folder / "evaluations" / "catalog" / "genre_dict.json", {"A": 0, "B": 0})
+    runs = tuple(run(name, seed, MEANS[name], int(name == "sprec")) for name in answers for seed in (0, 1))
+    made = (method("bigrec"), method("sprec"))
+    return replace(comparison(), methods=made, runs=runs, significance=(), num_resamples=200)
+
+
+def test_a_difference_in_every_row_is_significant(data: CompareData, tmp_path: Path) -> None:
+    """Every target is a hit of sprec; bigrec hits T0 to T4 only: 10 of 60 rows."""
+    found = {each.metric: each for each in bootstrap_differences(data, tmp_path) if each.method == "sprec"}
+    assert found["hr@5"].difference == pytest.approx(1 - 10 / 60)
+    assert found["hr@5"].p < 0.01
+    assert found["hr@5"].low > 0.6
+    assert found["div_ratio@1"].difference == pytest.approx(40 / 60 - 1 / 60)
+    assert {each.rival for each in found.values()} == {"bigrec"}
+    tested = replace(data, significance=tuple(found.values()))
+    assert marks(tested, "sprec", column_of("hr@5")) == "▲†"
+    assert "sprec less bigrec" in significance_table(tested)
+
+
+def test_runs_without_rankings_are_not_tested(data: CompareData, tmp_path: Path) -> None:
+    """Tasks other than the next item write none."""
+    for file in tmp_path.rglob("grounded.json"):
+        file.unlink()
+    assert bootstrap_differences(data, tmp_path) == ()
+    assert significance_table(data) == ""
+
+
+def test_only_seeds_that_both_have_are_compared(data: CompareData, tmp_path: Path) -> None:
+    unfinished = tuple(replace(each, status="unfinished") if each.name == "bigrec-1" else each for each in data.runs)
+    (tmp_path / "sprec-1" / "evaluations" / "iteration-0" / "grounded.json").write_text("not read")
+    found = bootstrap_differences(replace(data, runs=unfinished), tmp_path)
+    assert len(found) == 8 + 1  # of the metrics of the table one has bigrec best, which is tested against sprec

@@ -1,0 +1,170 @@
+"""The comparison's tables say what the runs measured, and mark it right."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_comparison import MEANS, comparison, method, run
+
+from sprec_ray.evaluation.compare_costs import total_sentence, unit_cost
+from sprec_ray.evaluation.compare_results import Cost, read_comparison, spread, write_comparison
+from sprec_ray.evaluation.compare_sentences import (
+    agreeing_signs,
+    agreement_sentences,
+    differences,
+    ordering,
+    simple_sentences,
+)
+from sprec_ray.evaluation.compare_tables import (
+    best_two,
+    comparison_rows,
+    markdown_table,
+    marks,
+    methods_table,
+    more_columns,
+    ranked_methods,
+    table_columns,
+)
+from sprec_ray.evaluation.published import PUBLISHED_NAMES, kendall_tau, published_numbers
+from sprec_ray.evaluation.report_tables import column_of
+
+
+def test_a_cell_is_the_mean_and_the_sample_deviation_over_seeds() -> None:
+    """Two seeds of .031 and .032: mean .0315, deviation .001 / sqrt(2) = .0007."""
+    data = comparison()
+    mean, deviation = spread(data.values("bigrec", "hr@5"))
+    assert (mean, deviation) == (pytest.approx(0.0315), pytest.approx(0.001 / math.sqrt(2)))
+    assert "| 0.0315 ± 0.0007 |" in markdown_table(data, [column_of("hr@5")])
+    assert math.isnan(spread([0.1])[1])
+    assert all(math.isnan(value) for value in spread([]))
+
+
+def test_the_table_starts_with_the_columns_of_the_paper() -> None:
+    data = comparison()
+    assert [column.title for column in table_columns(data)] == [
+        *("DivRatio@1", "DivRatio@5", "ORRatio@1", "ORRatio@5", "MGU@1", "MGU@5", "HR@5", "NDCG@5"),
+    ]
+    assert [column.key for column in more_columns(data)] == ["valid"]
+
+
+def test_best_and_second_best_go_by_the_direction_and_among_language_models() -> None:
+    """Popularity has the worst diversity and random titles the best: neither competes."""
+    data = comparison()
+    assert [each.label for each in ranked_methods(data)] == ["bigrec", "s_dpo", "sprec"]
+    assert best_two(data, column_of("div_ratio@1")) == ("sprec", "s_dpo")
+    assert best_two(data, column_of("or_ratio@1")) == ("sprec", "bigrec")
+    assert best_two(data, column_of("ndcg@5")) == ("s_dpo", "sprec")
+    html = methods_table(data, [column_of("ndcg@5")])
+    assert '<strong class="best">0.0320</strong>' in html
+    assert '<span class="second">0.0255</span>' in html
+    same = replace(data, runs=tuple(run(name, 0, MEANS["bigrec"]) for name in ("bigrec", "s_dpo", "sprec")))
+    assert best_two(same, column_of("ndcg@5")) == (None, None)
+
+
+def test_marks_tell_better_from_worse_and_luck_from_neither() -> None:
+    data = comparison()
+    assert marks(data, "sprec", column_of("div_ratio@1")) == "▲"
+    assert marks(data, "sprec", column_of("or_ratio@1")) == "▲†"  # less over-recommendation is better
+    assert marks(data, "sprec", column_of("ndcg@5")) == ""
+    assert marks(data, "s_dpo", column_of("ndcg@5")) == "†"
+    worse = replace(data.significance[0], difference=-0.067)
+    assert marks(replace(data, significance=(worse,)), "sprec", column_of("div_ratio@1")) == "▼"
+
+
+def test_seeds_that_are_missing_are_said() -> None:
+    assert "s_dpo (1 of 2 seeds)" in markdown_table(comparison(), [column_of("hr@5")])
+
+
+def test_rows_for_other_programs_hold_every_policy() -> None:
+    rows = comparison_rows(comparison())
+    assert len({tuple(row) for row in rows}) == 1
+    sprec = [row for row in rows if row["method"] == "sprec" and row["seed"] == 0]
+    assert [row["policy"] for row in sprec] == [
+        "sft",
+        "iteration-0",
+        "iteration-1",
+        "iteration-2",
+        "popularity",
+        "random",
+    ]
+    assert [row["is_last"] for row in sprec] == [False, False, False, True, False, False]
+    [failed] = [row for row in rows if row["status"] == "failed"]
+    assert (failed["policy"], failed["error"]) == (None, "ValueError: <b>no</b> genres")
+
+
+def test_what_does_not_beat_a_simple_rule_is_named() -> None:
+    """SASRec's .0125 is below popularity's .0140 (.0145 as a method with two seeds)."""
+    found = list(simple_sentences(comparison()))
+    assert len(found) == 1
+    assert found[0].startswith(
+        "sasrec does not beat popularity: NDCG@5 0.0125 against 0.0145. On these rows recommending"
+    )
+
+
+def test_published_numbers_are_those_of_the_paper() -> None:
+    """Spot checks against the paper's text, and the abstract of its claim: SPRec's DivRatio@1 beats BIGRec's."""
+    movies = published_numbers("movielens")
+    assert (movies["bigrec"]["div_ratio@1"], movies["bigrec"]["or_ratio@1"], movies["bigrec"]["ndcg@5"]) == (
+        0.1939,
+        0.2561,
+        0.0281,
+    )
+    assert (movies["sprec"]["div_ratio@1"], movies["sprec"]["or_ratio@1"], movies["sprec"]["ndcg@5"]) == (
+        0.2806,
+        0.1510,
+        0.0319,
+    )
+    for dataset in ("movielens", "goodreads", "cds", "steam"):
+        table = published_numbers(dataset)
+        assert table.keys() == PUBLISHED_NAMES.keys()
+        assert table["sprec"]["div_ratio@1"] > table["bigrec"]["div_ratio@1"]
+    assert math.isnan(published_numbers("cds")["rosepo"]["div_ratio@5"])
+
+
+def test_kendalls_tau_by_hand() -> None:
+    """Of (1,2) (1,3) (2,3) two are ordered alike and one otherwise: (2 - 1) / 3."""
+    assert kendall_tau([1, 2, 3], [1, 3, 2]) == pytest.approx(1 / 3)
+    assert kendall_tau([1, 2, 3], [3, 2, 1]) == -1
+    assert kendall_tau([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / 3)
+    assert math.isnan(kendall_tau([1], [1]))
+
+
+def test_agreement_with_the_paper_is_by_sign_and_order() -> None:
+    """The made means are the published ones but for the seeds' shift, so every difference has the published sign."""
+    data = comparison()
+    assert [name for name, _, _ in differences(data, "ndcg@5")] == ["sasrec", "bigrec", "s_dpo", "sprec"]
+    assert agreeing_signs(data, "div_ratio@1") == (3, 3)
+    assert ordering(data, "div_ratio@1") == 1.0
+    assert agreement_sentences(data)[0] == (
+        "DivRatio@1: 3 of 3 methods differ from bigrec in the published direction, Kendall's tau +1.00."
+    )
+    assert agreement_sentences(replace(data, published=None)) == []
+
+
+def test_cost_is_measured_in_runs_of_sprec() -> None:
+    """Nine finished runs spent 100 s each: 900 / 400 / 2 seeds = 1.1; alone 400 or 200: 2200 / 400 / 2 = 2.8."""
+    data = comparison()
+    assert unit_cost(data) == 400.0
+    assert total_sentence(data) == (
+        "The comparison took 1 h 00 min. 5 methods cost 1.1 times one run of sprec per seed; had nothing been shared "
+        "they would cost 2.8 times."
+    )
+    assert Cost(cpu_s=1, trained_tokens=2) + Cost(cpu_s=2, decoded_tokens=3) == Cost(
+        cpu_s=3, trained_tokens=2, decoded_tokens=3
+    )
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    data = comparison()
+    write_comparison(tmp_path, data)
+    assert read_comparison(tmp_path) == data
+
+
+def test_a_study_is_not_in_the_tables() -> None:
+    point = method("sprec_n num_negatives=2", study="num_negatives", value=2.0)
+    data = comparison()
+    more = replace(data, methods=(*data.methods, point), runs=(*data.runs, run(point.label, 0, MEANS["sprec"], 3)))
+    assert markdown_table(more, table_columns(more)) == markdown_table(data, table_columns(data))
