@@ -21,13 +21,13 @@ from sprec_ray.cluster.parcel import ADAPTER, Parcel, pack
 from sprec_ray.cluster.searches import max_beam_width
 from sprec_ray.cluster.timeline import Clock
 from sprec_ray.cluster.training import TrainingSession
-from sprec_ray.cluster.worker import EmbedTask, TextSettings, TrainTask
+from sprec_ray.cluster.worker import EmbedTask, TextSettings, TrainRow, TrainTask
 from sprec_ray.config import RunConfig
 from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.decoding.tree import Floats
 from sprec_ray.training.batches import warn_of_short_phase
 from sprec_ray.training.phase import Phase
-from sprec_ray.types import AdapterCheckpoint, Example, JudgementGroup, PreferenceGroup
+from sprec_ray.types import AdapterCheckpoint, Example, JudgementGroup
 
 logger = logging.getLogger(__name__)
 
@@ -163,13 +163,7 @@ class Engines:
         return self._pool
 
     def train(
-        self,
-        stage: Stage,
-        phase: Phase,
-        groups: Sequence[PreferenceGroup] | Sequence[JudgementGroup],
-        name: str,
-        *,
-        whole_text: bool = False,
+        self, stage: Stage, phase: Phase, groups: Sequence[TrainRow], name: str, *, whole_text: bool = False
     ) -> dict[str, Any]:
         """Run a training phase into the stage's folder, its steps' metrics in steps.json; returns the summary."""
         if self._config.training.gpus_per_worker and not whole_text:

@@ -12,6 +12,7 @@ from typing import Any
 from sprec_ray import __version__
 from sprec_ray.artifacts import Stage, locked
 from sprec_ray.cluster.engines import Engines
+from sprec_ray.cluster.worker import TrainRow
 from sprec_ray.config import RunConfig
 from sprec_ray.config_files import config_to_dict
 from sprec_ray.config_methods import PhaseConfig
@@ -20,9 +21,7 @@ from sprec_ray.data.prompts import render_prompt, render_response
 from sprec_ray.selfplay.groups import sft_groups
 from sprec_ray.storage.mirror import Mirror
 from sprec_ray.training.phase import Phase
-from sprec_ray.types import Example, JudgementGroup, PreferenceGroup
-
-Rows = Sequence[PreferenceGroup] | Sequence[JudgementGroup]
+from sprec_ray.types import Example
 
 
 def pretrained_model(
@@ -55,7 +54,7 @@ def cached_model(
     mirror: Mirror,
     engines: Engines,
     *,
-    rows: Rows,
+    rows: Sequence[TrainRow],
     texts: Iterable[str],
     content: Any,
 ) -> str:
@@ -84,7 +83,9 @@ def _content(example: Example) -> tuple[str, tuple[str, ...], str]:
     return example.example_id, example.history, example.target
 
 
-def _pretrain(config: RunConfig, stage: Stage, engines: Engines, *, rows: Rows, texts: Iterable[str]) -> dict[str, Any]:
+def _pretrain(
+    config: RunConfig, stage: Stage, engines: Engines, *, rows: Sequence[TrainRow], texts: Iterable[str]
+) -> dict[str, Any]:
     from sprec_ray.training.scratch import write_untrained_model
 
     scratch, text = config.model.scratch, engines.text

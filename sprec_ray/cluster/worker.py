@@ -32,6 +32,9 @@ from sprec_ray.types import JudgementGroup, PreferenceGroup
 
 logger = logging.getLogger(__name__)
 
+TrainRow = PreferenceGroup | JudgementGroup
+"""What a phase trains on; all rows of a phase are of one kind."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextSettings:
