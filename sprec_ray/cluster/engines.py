@@ -15,13 +15,12 @@ from sprec_ray.artifacts import Stage, write_bytes, write_json, write_rows
 from sprec_ray.cluster.catalog_index import catalog_index
 from sprec_ray.cluster.decoding import DecoderPool, DecodingError, decoder_model
 from sprec_ray.cluster.delivery import PendingDecode
-from sprec_ray.cluster.judgements import ScoreTask
 from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.parcel import ADAPTER, Parcel, pack
 from sprec_ray.cluster.searches import max_beam_width
 from sprec_ray.cluster.timeline import Clock
 from sprec_ray.cluster.training import TrainingSession
-from sprec_ray.cluster.worker import EmbedTask, TextSettings, TrainRow, TrainTask
+from sprec_ray.cluster.worker import ReadTask, TextSettings, TrainRow, TrainTask
 from sprec_ray.config import RunConfig
 from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.decoding.tree import Floats
@@ -206,11 +205,10 @@ class Engines:
         write_json(stage.path / "steps.json", summary.pop("steps"))
         return summary
 
-    def embed(self, task: EmbedTask | ScoreTask, label: str) -> dict[str, Any]:
+    def embed(self, task: ReadTask, label: str) -> dict[str, Any]:
         """Embed texts, or score answers, on the training workers."""
-        session = self._trainers_turn()
         task = dataclasses.replace(task, parcels=self._parcels(task.model_path, task.adapter))
-        return session.run(task, label=label)
+        return self._trainers_turn().run(task, label=label)
 
     def _parcels(self, model_path: str, *adapters: str | None) -> tuple[Parcel, ...]:
         """What other machines lack: adapters and the small Llama. A given model is on every machine or on the hub."""

@@ -87,6 +87,10 @@ class EmbedTask:
     parcels: tuple[Parcel, ...] = ()
 
 
+ReadTask = EmbedTask | ScoreTask
+"""What changes no policy."""
+
+
 def work(settings: dict[str, Any]) -> None:
     """What every worker of the group runs: take a task, do it, until the mailbox says stop."""
     mailbox, training = settings["mailbox"], settings["training"]
