@@ -207,6 +207,11 @@ class RunConfig:
             )
 
     def _check_method(self) -> None:
+        if self.data.task == "pairs" and self.selfplay.num_iterations > (self.data.answer == "ranking"):
+            raise ValueError(
+                f"selfplay.num_iterations={self.selfplay.num_iterations}: the answers of data.task=pairs are given, so "
+                "it is 1 (more preference.num_epochs train longer), or 0 with data.answer=yes_no, which is SFT only"
+            )
         if self.preference.oracle and self.preference.loss != "rosepo":
             raise ValueError(
                 f"preference.oracle=true smooths preference.loss=rosepo; {self.preference.loss} has no smoothing"

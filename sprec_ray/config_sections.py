@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 from pydantic.dataclasses import dataclass
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -58,7 +58,7 @@ class DemoDataConfig:
 class DataConfig:
     """Where interactions come from, and how they become examples."""
 
-    source: Literal["demo", "sprec", "movielens", "huggingface"] = "demo"
+    source: Literal["demo", "sprec", "movielens", "huggingface", "dmpo"] = "demo"
     task: Literal["next_item", "candidates", "pairs"] = "next_item"
     """What a prompt asks for: any title of the catalogue (SPRec), one of the titles it lists (S-DPO), or which of two
     titles is liked better (DMPO)."""
@@ -84,9 +84,41 @@ class DataConfig:
     time_column: str = "timestamp"
     title_column: str = "title"
     genres_column: str | None = None
+    rating_column: str | None = None
+    """Stars, of ``task=pairs``."""
+    liked_above: float = 3.0
+    """Ratings above it are liked, the others disliked (``task=pairs``)."""
+    min_judged: PositiveInt = 5
+    """Liked and disliked titles that a user needs among the last ``max_history`` rated ones for ``task=pairs``; so many
+    disliked ones are paired with one liked title."""
+    answer: Literal["ranking", "yes_no"] = "ranking"
+    """What a prompt of ``task=pairs`` asks for: both titles, the liked one first (DMPO), or Yes. or No. to one title
+    (TALLRec)."""
+    domain: str | None = None
+    """Which of the data sets in a folder of ``source=dmpo``, for example ``rec_data_ml_1m``."""
+    test_path: str | None = None
+    """Folder, of the same source, that the test rows of ``task=pairs`` come from; None: ``path``."""
+    test_domain: str | None = None
+    """The ``domain`` that the test rows come from; None: ``domain``."""
+    cut_titles: bool = False
+    """Cut the titles of ``source=dmpo`` before the first comma or bracket, as its MovieLens training rows are, and its
+    test rows are not."""
     hf_split: str = "train"
     """The split that is read of a Hugging Face dataset."""
     demo: DemoDataConfig = DemoDataConfig()
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> DataConfig:
+        if self.source == "dmpo" and self.task != "pairs":
+            raise ValueError("data.source=dmpo holds liked and disliked titles; set data.task=pairs")
+        if self.task == "pairs" and self.source in {"demo", "sprec"}:
+            raise ValueError(
+                f"data.task=pairs needs ratings, and data.source={self.source} has none; set data.source=movielens, "
+                "huggingface or dmpo"
+            )
+        if self.task == "pairs" and self.source == "huggingface" and self.rating_column is None:
+            raise ValueError("data.task=pairs needs ratings; set data.rating_column to their column")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -23,6 +23,8 @@ class Interaction:
     item_id: str
     timestamp: float
     order: int
+    rating: float | None = None
+    """Stars that the user gave; None where the source has none, or it was not asked for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,34 @@ class Example:
     timestamp: float = 0.0
     candidates: tuple[str, ...] = ()
     """Titles that the prompt lists, the target among them; empty where any title may be the answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairExample:
+    """What a user liked, oldest first, one more liked title, and disliked titles, each to be told from it.
+
+    ``PairExample(example_id="7", history=("Dune", "Emma"), liked="Ulysses", disliked=("It", "Cujo"),
+    liked_first=(True, False))``: the first prompt names Ulysses and It, the second Cujo and Ulysses.
+    """
+
+    example_id: str
+    history: tuple[str, ...]
+    liked: str
+    disliked: tuple[str, ...]
+    liked_first: tuple[bool, ...]
+    """Whether the prompt names the liked title first, for each disliked one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgementGroup:
+    """Answers about titles that prompts name, the right answer first; every answer has its own prompt."""
+
+    example_id: str
+    history: tuple[str, ...]
+    candidates: tuple[tuple[str, ...], ...]
+    """Per answer the titles its prompt names: two to rank, or one to say Yes. or No. to."""
+    answers: tuple[tuple[str, ...], ...]
+    """Per answer its titles in order, or the one word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from sprec_ray.artifacts import write_json, write_rows
+from sprec_ray.cluster.pair_data import prepare_pairs
 from sprec_ray.config_sections import DataConfig
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.sequences import Event, chronological_split, sample_examples, user_windows
@@ -49,6 +50,8 @@ def prepare_data(config: DataConfig, *, out: Path, num_blocks: int | None = None
     CPUs, and with few rows, which are not worth Ray Data's start. Ray must be running. Raises ValueError with the
     remedy for data that cannot be used.
     """
+    if config.task == "pairs":
+        return prepare_pairs(config, out=out)
     source = SOURCES[config.source](config)
     catalog = Catalog.from_items(source.items)
     dropped = Counter(source.dropped)

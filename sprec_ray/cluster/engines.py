@@ -20,13 +20,13 @@ from sprec_ray.cluster.parcel import ADAPTER, Parcel, pack
 from sprec_ray.cluster.searches import max_beam_width
 from sprec_ray.cluster.timeline import Clock
 from sprec_ray.cluster.training import TrainingSession
-from sprec_ray.cluster.worker import EmbedTask, TextSettings, TrainTask
+from sprec_ray.cluster.worker import ReadTask, TextSettings, TrainRow, TrainTask
 from sprec_ray.config import RunConfig
 from sprec_ray.decoding.request import CatalogSearch
 from sprec_ray.decoding.tree import Floats
 from sprec_ray.training.batches import warn_of_short_phase
 from sprec_ray.training.phase import Phase
-from sprec_ray.types import AdapterCheckpoint, Example, PreferenceGroup
+from sprec_ray.types import AdapterCheckpoint, Example, JudgementGroup
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +91,8 @@ class Engines:
         decoder's share above one half keeps two of them, or two workers after them, off one GPU.
         One after the other (``sequential``) each is launched when its turn comes.
         """
-        if self._config.decoding.placement == "sequential":
-            return
+        if self._config.decoding.placement == "sequential" or self._config.data.task == "pairs":
+            return  # pairs are scored by the training workers: nothing is decoded
         with self._lock:  # stages and the evaluation beside them both come here
             if self._pool is None:
                 if not self._config.training.gpus_per_worker:
@@ -162,7 +162,7 @@ class Engines:
         return self._pool
 
     def train(
-        self, stage: Stage, phase: Phase, groups: Sequence[PreferenceGroup], name: str, *, whole_text: bool = False
+        self, stage: Stage, phase: Phase, groups: Sequence[TrainRow], name: str, *, whole_text: bool = False
     ) -> dict[str, Any]:
         """Run a training phase into the stage's folder, its steps' metrics in steps.json; returns the summary."""
         if self._config.training.gpus_per_worker and not whole_text:
@@ -177,6 +177,7 @@ class Engines:
             phase=phase,
             rows_path=str(rows),
             text=self.text,
+            judgements=isinstance(next(iter(groups), None), JudgementGroup),
             whole_text=whole_text,
             parcels=(pack(rows), *self._parcels(phase.model_path, phase.init_adapter, phase.reference_adapter)),
             saved=state.read_bytes() if state.is_file() else None,
@@ -204,11 +205,10 @@ class Engines:
         write_json(stage.path / "steps.json", summary.pop("steps"))
         return summary
 
-    def embed(self, task: EmbedTask, label: str) -> dict[str, Any]:
-        """Embed texts on the training workers."""
-        session = self._trainers_turn()
+    def embed(self, task: ReadTask, label: str) -> dict[str, Any]:
+        """Embed texts, or score answers, on the training workers."""
         task = dataclasses.replace(task, parcels=self._parcels(task.model_path, task.adapter))
-        return session.run(task, label=label)
+        return self._trainers_turn().run(task, label=label)
 
     def _parcels(self, model_path: str, *adapters: str | None) -> tuple[Parcel, ...]:
         """What other machines lack: adapters and the small Llama. A given model is on every machine or on the hub."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from sprec_ray import __version__
 from sprec_ray.artifacts import Stage, locked
 from sprec_ray.cluster.engines import Engines
+from sprec_ray.cluster.worker import TrainRow
 from sprec_ray.config import RunConfig
 from sprec_ray.config_files import config_to_dict
 from sprec_ray.config_methods import PhaseConfig
@@ -32,7 +34,35 @@ def pretrained_model(
     is undone here.
     """
     examples = sorted(train, key=lambda example: example.example_id)
-    key = hashlib.sha256(json.dumps([catalog.titles, [_content(example) for example in examples]]).encode())
+    text = engines.text
+    prompts = (
+        render_prompt(example.history, template=text.template, noun=text.noun) + render_response(example.target)
+        for example in examples
+    )
+    return cached_model(
+        config,
+        mirror,
+        engines,
+        rows=sft_groups(examples),
+        texts=chain(map(render_response, catalog.titles), prompts),
+        content=[catalog.titles, [_content(example) for example in examples]],
+    )
+
+
+def cached_model(
+    config: RunConfig,
+    mirror: Mirror,
+    engines: Engines,
+    *,
+    rows: Sequence[TrainRow],
+    texts: Iterable[str],
+    content: Any,
+) -> str:
+    """The folder of the small Llama, pre-trained on the whole text of the rows, unless it is cached.
+
+    Its tokenizer is learned on ``texts``; ``content`` is what it is known by beside the settings.
+    """
+    key = hashlib.sha256(json.dumps(content).encode())
     plain = config_to_dict(config)
     optimizer = [plain["training"][name] for name in ("max_grad_norm", "weight_decay")]
     settings = [plain["model"]["scratch"], dataclasses.asdict(engines.text), optimizer, __version__]
@@ -44,7 +74,7 @@ def pretrained_model(
             mirror.pull(f"cache/{stage.path.name}")
         if not stage.is_finished:
             stage.start()
-            stage.finish(_pretrain(config, stage, engines, examples=examples, catalog=catalog))
+            stage.finish(_pretrain(config, stage, engines, rows=rows, texts=texts))
         mirror.push(stage.path)
     return str(stage.path)
 
@@ -54,23 +84,14 @@ def _content(example: Example) -> tuple[str, tuple[str, ...], str]:
 
 
 def _pretrain(
-    config: RunConfig, stage: Stage, engines: Engines, *, examples: Sequence[Example], catalog: Catalog
+    config: RunConfig, stage: Stage, engines: Engines, *, rows: Sequence[TrainRow], texts: Iterable[str]
 ) -> dict[str, Any]:
     from sprec_ray.training.scratch import write_untrained_model
 
     scratch, text = config.model.scratch, engines.text
-    prompts = (
-        render_prompt(example.history, template=text.template, noun=text.noun) + render_response(example.target)
-        for example in examples
-    )
     untrained = stage.path / "untrained"
-    write_untrained_model(
-        untrained,
-        [*map(render_response, catalog.titles), *prompts],
-        scratch,
-        max_positions=text.max_prompt_tokens + text.max_response_tokens,
-    )
-    num_steps = scratch.num_epochs * -(-len(examples) // scratch.global_batch_size)
+    write_untrained_model(untrained, texts, scratch, max_positions=text.max_prompt_tokens + text.max_response_tokens)
+    num_steps = scratch.num_epochs * -(-len(rows) // scratch.global_batch_size)
     phase = Phase(
         model_path=str(untrained),
         dtype="float32",
@@ -85,4 +106,4 @@ def _pretrain(
             num_warmup_steps=num_steps // 10,
         ),
     )
-    return engines.train(stage, phase, sft_groups(examples), "pre-training", whole_text=True)
+    return engines.train(stage, phase, rows, "pre-training", whole_text=True)

@@ -19,6 +19,7 @@ from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.language_model import pretrained_model
 from sprec_ray.cluster.measuring import Measurement
 from sprec_ray.cluster.pairing import Pairing, needs_rollouts
+from sprec_ray.cluster.phases import given_model, make_phase
 from sprec_ray.cluster.recommending import Recommending
 from sprec_ray.cluster.results import evaluations_folder
 from sprec_ray.cluster.run_data import RunData, Split
@@ -85,10 +86,7 @@ class RayStages:
     @cached_property
     def model_path(self) -> str:
         """The folder or hub name of the language model."""
-        if self.config.model.name_or_path != "scratch":
-            given = Path(self.config.model.name_or_path).expanduser()
-            return str(given.resolve()) if given.is_dir() else self.config.model.name_or_path
-        return pretrained_model(
+        return given_model(self.config) or pretrained_model(
             self.config, self.mirror, self.engines, train=self.data.train, catalog=self.data.catalog
         )
 
@@ -207,20 +205,8 @@ class RayStages:
         init: AdapterCheckpoint | None,
         reference: AdapterCheckpoint | None,
     ) -> Phase:
-        return Phase(
-            model_path=self.model_path,
-            dtype=self.config.model.dtype,
-            out=str(stage.path),
-            seed=int(derive_rng(self.config.seed, str(stage.path.relative_to(self.folder))).integers(2**31)),
-            training=self.config.training,
-            optimization=optimization,
-            lora=self.config.model.lora,
-            init_adapter=init.path if init else None,
-            reference_adapter=reference.path if reference else None,
-            trust_remote_code=self.config.model.trust_remote_code,
-            quantization=self.config.model.quantization,
-            cache=str(self.folder.parent / "cache" / "references"),
-        )
+        adapters, model_path = (init, reference), self.model_path
+        return make_phase(self.config, self.folder, stage, optimization, model_path=model_path, adapters=adapters)
 
     def _adapter(self, stage: Stage, version: int) -> AdapterCheckpoint:
         adapter = AdapterCheckpoint(path=str(stage.path), version=version)

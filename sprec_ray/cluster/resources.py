@@ -43,7 +43,7 @@ Places = dict[str, list[tuple[int, ...]]]
 
 
 def requests(config: RunConfig) -> tuple[Request, Request]:
-    """What training workers and decoders reserve."""
+    """What training workers and decoders reserve; pairs are scored by the workers, and have no decoders."""
     training, decoding = config.training, config.decoding
     return (
         Request(
@@ -54,7 +54,7 @@ def requests(config: RunConfig) -> tuple[Request, Request]:
         ),
         Request(
             name="decoder",
-            count=decoding.num_decoders,
+            count=0 if config.data.task == "pairs" else decoding.num_decoders,
             cpus=decoding.cpus_per_decoder,
             gpus=decoding.reserved_gpus,
         ),

@@ -17,6 +17,7 @@ from sprec_ray.artifacts import MARKER, ArtifactError, Stage, locked, read_json,
 from sprec_ray.cluster.checks import check_paths
 from sprec_ray.cluster.connection import init_ray as _init_ray
 from sprec_ray.cluster.kept import KeptEngines
+from sprec_ray.cluster.pair_stages import PairStages
 from sprec_ray.cluster.pipeline import RayStages
 from sprec_ray.cluster.recommending import RECOMMENDER
 from sprec_ray.cluster.resources import check_resources, num_cpus
@@ -153,9 +154,10 @@ def open_run(config: RunConfig) -> Iterator[Path]:
 @contextmanager
 def open_stages(
     config: RunConfig, folder: Path, *, split: Split = "test", kept: KeptEngines | None = None
-) -> Iterator[RayStages]:
+) -> Iterator[RayStages | PairStages]:
     """The stages of a run on a cluster that runs already or is started for them."""
-    stages = RayStages(config, folder, split=split, kept=kept)
+    kind = PairStages if config.data.task == "pairs" else RayStages
+    stages = kind(config, folder, split=split, kept=kept)
     with stages.clock.span("ray", "launch"):
         started_here = _connect(config)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -14,11 +15,16 @@ from sprec_ray.types import Example
 Split = Literal["test", "valid"]
 
 
-class RunData:
-    """The examples and the catalogue of a run."""
+def read_examples(file: Path) -> list[Example]:
+    """The rows of the next-item tasks."""
+    return read_rows(file, Example)
 
-    def __init__(self, folder: Path, split: Split) -> None:
-        self._folder, self._split = folder, split
+
+class RunData:
+    """The examples and the catalogue of a run; ``read`` makes examples of its files' rows."""
+
+    def __init__(self, folder: Path, split: Split, *, read: Callable[[Path], list[Example]] = read_examples) -> None:
+        self._folder, self._split, self._read = folder, split, read
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -28,17 +34,17 @@ class RunData:
     @cached_property
     def train(self) -> list[Example]:
         """All training examples."""
-        return read_rows(self._folder / "train.jsonl", Example)
+        return self._read(self._folder / "train.jsonl")
 
     @cached_property
     def valid(self) -> list[Example]:
         """The examples by which settings are chosen, and a collaborative model's last epoch."""
-        return read_rows(self._folder / "valid.jsonl", Example)
+        return self._read(self._folder / "valid.jsonl")
 
     @cached_property
     def measured(self) -> list[Example]:
         """The examples that policies are measured on."""
-        return read_rows(self._folder / f"{self._split}.jsonl", Example)
+        return self._read(self._folder / f"{self._split}.jsonl")
 
     @cached_property
     def popularity(self) -> Counter[str]:

@@ -78,7 +78,7 @@ def stage_key(config: RunConfig, stage: str) -> str:
     }
     if "decoding." in depends_on or "" in depends_on:
         settings["decoding.engine"] = resolve_engine(config.decoding)
-    files = _files(config.data.path)
+    files = _files(config.data.path) + _files(config.data.test_path)
     if "model.name_or_path" in settings:
         files += _files(config.model.name_or_path)
     content = json.dumps([__version__, stage, sorted(settings.items()), files])

@@ -28,7 +28,7 @@ from sprec_ray.cluster.hardware import computes_on_gpu, environment
 from sprec_ray.cluster.mailbox import Mailbox
 from sprec_ray.cluster.orphans import remove_orphaned_groups
 from sprec_ray.cluster.progress import StepProgress
-from sprec_ray.cluster.worker import EmbedTask, TrainTask, work
+from sprec_ray.cluster.worker import ReadTask, TrainTask, work
 from sprec_ray.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class TrainingSession:
         )
 
     def submit(
-        self, task: TrainTask | EmbedTask, *, label: str, keep_state: Callable[[bytes], None] | None = None
+        self, task: TrainTask | ReadTask, *, label: str, keep_state: Callable[[bytes], None] | None = None
     ) -> Future[dict[str, Any]]:
         """Queue a task; its summary arrives in the future, with the files of a TrainTask written to ``phase.out``.
 
@@ -140,13 +140,17 @@ class TrainingSession:
         return future
 
     def run(
-        self, task: TrainTask | EmbedTask, *, label: str, keep_state: Callable[[bytes], None] | None = None
+        self, task: TrainTask | ReadTask, *, label: str, keep_state: Callable[[bytes], None] | None = None
     ) -> dict[str, Any]:
         """Do a task and return its summary. Raises TrainingError with the workers' message when it fails."""
         return self.submit(task, label=label, keep_state=keep_state).result()
 
     def _result(
-        self, task: TrainTask | EmbedTask, index: int, label: str, keep_state: Callable[[bytes], None] | None
+        self,
+        task: TrainTask | ReadTask,
+        index: int,
+        label: str,
+        keep_state: Callable[[bytes], None] | None,
     ) -> dict[str, Any]:
         status, result = self._follow(index, label, keep_state)
         if status == "failed":

@@ -37,6 +37,7 @@ from sprec_ray.config_sweep import (
     sweep_to_dict,
 )
 from sprec_ray.evaluation.metrics import METRICS
+from sprec_ray.evaluation.pairs import PAIR_METRICS
 from sprec_ray.evaluation.report_tables import column_of
 from sprec_ray.evaluation.sweep_choice import choose_trial
 from sprec_ray.evaluation.sweep_report import REPORT_FILE, write_sweep_report
@@ -225,8 +226,9 @@ def _trials_of(sweep: SweepConfig, records: Sequence[TrialRecord]) -> list[Trial
 
 def _check_metrics(sweep: SweepConfig) -> None:
     for name in (sweep.metric, sweep.diversity):
-        if name.partition("@")[0] not in {*METRICS, "valid", "mass", "mrr", "target_logp"}:
-            raise ConfigError(f"{name} is no metric; known: {', '.join(f'{metric}@k' for metric in METRICS)}, valid")
+        if name.partition("@")[0] not in {*METRICS, *PAIR_METRICS, "valid", "mass", "mrr", "target_logp"}:
+            known = [*(f"{metric}@k" for metric in METRICS), "valid", *PAIR_METRICS]
+            raise ConfigError(f"{name} is no metric; known: {', '.join(known)}")
     metric = column_of(sweep.metric)
     better = "min" if metric.lower_is_better else "max"
     if sweep.mode != better and not metric.undirected:

@@ -22,14 +22,18 @@ import torch.distributed as dist
 
 from sprec_ray.artifacts import read_rows
 from sprec_ray.cluster.hardware import computes_on_gpu, place
+from sprec_ray.cluster.judgements import ScoreTask, judgement_tokens, score
 from sprec_ray.cluster.parcel import Parcel, read_folder
 from sprec_ray.config import LoraConfig, TrainingConfig
 from sprec_ray.data.tokens import TokenEncoder
 from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.phase import Phase
-from sprec_ray.types import PreferenceGroup
+from sprec_ray.types import JudgementGroup, PreferenceGroup
 
 logger = logging.getLogger(__name__)
+
+TrainRow = PreferenceGroup | JudgementGroup
+"""What a phase trains on; all rows of a phase are of one kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +58,13 @@ class TextSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainTask:
-    """A training phase and the file of PreferenceGroup rows it trains on; paths are those of the driver's machine."""
+    """A training phase and the file of rows it trains on; paths are those of the driver's machine."""
 
     phase: Phase
     rows_path: str
     text: TextSettings
+    judgements: bool = False
+    """The rows are JudgementGroups, not PreferenceGroups."""
     whole_text: bool = False
     """Every token but the first is a target: language-model pre-training."""
     parcels: tuple[Parcel, ...] = ()
@@ -79,6 +85,10 @@ class EmbedTask:
     texts: tuple[str, ...]
     quantization: str = "none"
     parcels: tuple[Parcel, ...] = ()
+
+
+ReadTask = EmbedTask | ScoreTask
+"""What changes no policy."""
 
 
 def work(settings: dict[str, Any]) -> None:
@@ -161,6 +171,8 @@ def _give_back_memory(worker: Any) -> None:
 def _do(task: Any, worker: Any, reports: _Reports) -> dict[str, Any]:
     if isinstance(task, EmbedTask):
         return _embed(task, worker)
+    if isinstance(task, ScoreTask):
+        return score(task, worker, _places(task.parcels))
     from transformers import AutoTokenizer
 
     from sprec_ray.training.fit import run_phase
@@ -176,7 +188,11 @@ def _do(task: Any, worker: Any, reports: _Reports) -> dict[str, Any]:
     )
     tokenizer = AutoTokenizer.from_pretrained(phase.model_path, trust_remote_code=phase.trust_remote_code)
     encoder = task.text.encoder(tokenizer)
-    groups = [token_group(row, encoder) for row in read_rows(Path(place(task.rows_path)), PreferenceGroup)]
+    file = Path(place(task.rows_path))
+    if task.judgements:
+        groups = [judgement_tokens(row, encoder) for row in read_rows(file, JudgementGroup)]
+    else:
+        groups = [token_group(row, encoder) for row in read_rows(file, PreferenceGroup)]
     if task.whole_text:
         groups = [TokenGroup(group.prompt[:1], (group.prompt[1:] + group.responses[0],)) for group in groups]
     with tempfile.TemporaryDirectory(prefix="sprec-ray-") as out:
@@ -213,22 +229,20 @@ def _embed(task: EmbedTask, worker: Any) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     from sprec_ray.evaluation.embedding import embed_texts
-    from sprec_ray.training.adapters import attach_adapter, load_language_model, read_adapter, set_adapter
+    from sprec_ray.training.adapters import load_policy
 
     started = time.monotonic()
     place = _places(task.parcels)
     model_path = place(task.model_path)
-    model = load_language_model(
+    model = load_policy(
         model_path,
+        place(task.adapter),
+        task.lora,
         dtype=task.dtype,
         quantization=task.quantization,
         device=worker.device,
         trust_remote_code=task.trust_remote_code,
     )
-    if task.adapter is not None:
-        model = attach_adapter(model, task.lora, dropout=0.0, seed=0)
-        set_adapter(model, read_adapter(place(task.adapter)))
-    model.to(worker.device).eval()
     mine = task.texts[worker.rank :: worker.world_size]
     tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=task.trust_remote_code)
     vectors = embed_texts(model, tokenizer, mine, batch_size=64) if mine else None

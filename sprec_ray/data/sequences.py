@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from sprec_ray.types import Example
+from sprec_ray.types import Example, PairExample
+
+Row = TypeVar("Row", Example, PairExample)
 
 
 class Event(NamedTuple):
@@ -76,7 +78,7 @@ def chronological_split(
     return splits
 
 
-def sample_examples(examples: Sequence[Example], count: int, *, seed: int, purpose: str) -> tuple[Example, ...]:
+def sample_examples(examples: Sequence[Row], count: int, *, seed: int, purpose: str) -> tuple[Row, ...]:
     """At most ``count`` examples, drawn without replacement, in the order they were drawn.
 
     The result depends on the set of examples, ``seed`` and ``purpose``, not on the order of ``examples``. A smaller

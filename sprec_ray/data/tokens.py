@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sprec_ray.data.prompts import render_prompt, render_response
@@ -46,10 +46,15 @@ class TokenEncoder:
 
         At most ``room`` tokens; None: ``max_prompt_tokens``.
         """
+        return self.fitted(history, lambda kept: render_prompt(kept, template=self.template, noun=self.noun), room=room)
+
+    def fitted(
+        self, history: Sequence[str], render: Callable[[Sequence[str]], str], *, room: int | None = None
+    ) -> list[int]:
+        """The token ids of what ``render`` makes of as much of the history's end as there is room for."""
         room = self.max_prompt_tokens if room is None else room
         for first in range(max(1, len(history))):
-            text = render_prompt(history[first:], template=self.template, noun=self.noun)
-            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids: list[int] = self.tokenizer(render(history[first:]), add_special_tokens=False)["input_ids"]
             if self.tokenizer.bos_token_id is not None:
                 ids = [self.tokenizer.bos_token_id, *ids]
             if len(ids) <= room:
@@ -66,7 +71,11 @@ class TokenEncoder:
 
     def response(self, title: str) -> list[int]:
         """The token ids of a title's response, end-of-sequence token last."""
-        ids: list[int] = self.tokenizer(render_response(title), add_special_tokens=False)["input_ids"]
+        return self.ended(render_response(title))
+
+    def ended(self, response: str) -> list[int]:
+        """The token ids of a rendered response, end-of-sequence token last."""
+        ids: list[int] = self.tokenizer(response, add_special_tokens=False)["input_ids"]
         ids = [*ids, self.tokenizer.eos_token_id]
         self.num_long_responses += len(ids) > self.max_response_tokens
         return ids

@@ -1,4 +1,4 @@
-"""The settings of SPRec (arXiv 2412.09243 and its published code), and where a configuration differs from them."""
+"""The settings of the papers and their published code, and where a configuration differs from them."""
 
 from __future__ import annotations
 
@@ -68,17 +68,54 @@ PAPER_NOTES: tuple[str, ...] = (
 """Differences that PAPER_SETTINGS does not express."""
 
 
+PAIR_SETTINGS: dict[str, Any] = {
+    "data.template": "alpaca",
+    "data.max_history": 40,
+    "data.liked_above": 3.0,
+    "data.min_judged": 5,
+    "data.num_train": 100,
+    "data.num_valid": 100,
+    "data.num_test": 1000,
+    "model.name_or_path": "meta-llama/Llama-2-7b-chat-hf",
+    "model.lora.target_modules": ["q_proj", "k_proj", "v_proj"],  # the published script trains all modules
+    "sft.learning_rate": 1e-4,
+    "sft.num_epochs": 5,
+    "sft.global_batch_size": 8,
+    "preference.loss": "dmpo",
+    "preference.learning_rate": 1e-4,
+    "preference.num_epochs": 3,
+    "preference.global_batch_size": 8,
+}
+"""The same of DMPO (arXiv 2405.16127, section 5; batch, epochs and learning rates of its published script)."""
+
+PAIR_NOTES: tuple[str, ...] = (
+    "The paper writes the loss of eq. 3 (dmpo); its published code trains pair by pair, without a reference and with "
+    "the chosen answer's likelihood (dmpo_pairs).",
+    "The published notebook draws one ordering of every row by a coin and ranks summed log-probabilities; here both "
+    "orderings of every row are pooled, by the mean token probability of the paper's text and two other scores.",
+    "The learning rate falls by a cosine there, linearly here.",
+)
+"""What PAIR_SETTINGS does not express."""
+
+
+def paper_notes(flat_config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The notes of the paper whose task a configuration has."""
+    return PAIR_NOTES if flat_config.get("data.task") == "pairs" else PAPER_NOTES
+
+
 def differences_from_paper(flat_config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """(dotted key, our value, the paper's value) for every setting that differs, in the paper's order.
 
+    The paper is DMPO's where ``data.task`` is pairs, else SPRec's.
     ``flat_config`` is ``config_files.flatten(config_to_dict(config))``; keys it lacks are not compared.
 
     >>> differences_from_paper({"preference.beta": 1.0, "sft.num_epochs": 4})
     [('preference.beta', 1.0, 0.1)]
     """
+    settings = PAIR_SETTINGS if flat_config.get("data.task") == "pairs" else PAPER_SETTINGS
     return [
         (key, flat_config[key], paper)
-        for key, paper in PAPER_SETTINGS.items()
+        for key, paper in settings.items()
         if key in flat_config and _plain(flat_config[key]) != _plain(paper)
     ]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sprec_ray.artifacts import write_text
 from sprec_ray.evaluation.markup import escape, header, mapping_table, note, page, seconds, section, table, warnings
-from sprec_ray.evaluation.paper import PAPER_NOTES
+from sprec_ray.evaluation.paper import paper_notes
 from sprec_ray.evaluation.report_sections import (
     dropped_tables,
     genre_section,
@@ -141,7 +141,7 @@ def _differences(run: ReportData) -> str:
         return ""
     rows = [[f"<code>{escape(key)}</code>", escape(ours), escape(paper)] for key, ours, paper in run.differences]
     found = table(["key", "this run", "paper"], rows, css="text") if rows else note("No setting differs.")
-    return found + "".join(note(text) for text in PAPER_NOTES)
+    return found + "".join(note(text) for text in paper_notes(run.config))
 
 
 def _configuration(run: ReportData) -> str:

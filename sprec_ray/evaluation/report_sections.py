@@ -48,7 +48,7 @@ def summary_tiles(results: Sequence[EvalResult]) -> str:
     if pair is None:
         return ""
     before, after = pair
-    ks = places(results)
+    ks = places(results) or [0]
     tiles = []
     for name, k in (("div_ratio", ks[0]), ("or_ratio", ks[0]), ("mgu", ks[0]), ("hr", ks[-1])):
         old, new = (result.metrics.get(f"{name}@{k}") for result in pair)
@@ -72,7 +72,8 @@ def metric_plots(results: Sequence[EvalResult]) -> str:
     x_ticks = [(float(index), result.label.removeprefix("iteration-")) for index, result in enumerate(policies)]
     plots: dict[bool, list[str]] = {False: [], True: []}
     for name in DISPLAY_NAMES:
-        keys = [(f"@{k}", f"{name}@{k}", k) for k in ks] if name != "valid" else [("valid", "valid", 0)]
+        plain = name == "valid" or any(name in result.metrics for result in policies if not ks)
+        keys = [(name, name, 0)] if plain else [(f"@{k}", f"{name}@{k}", k) for k in ks]
         series = [_stage_series(line, key, k, policies) for line, key, k in keys]
         references = [
             (result.label, result.metrics[keys[-1][1]])
@@ -82,7 +83,7 @@ def metric_plots(results: Sequence[EvalResult]) -> str:
         axes = Axes(x_ticks=x_ticks, references=references)
         plots[name in MORE].append(line_plot(column_of(name).heading, series, axes))
     explanation = note(
-        "Numbers on the x axis are iterations; the arrow points to better; bars on HR are one standard error."
+        "Numbers on the x axis are iterations; the arrow points to better; bars are one standard error."
         + (f" Dashed: baselines at k = {ks[-1]}." if baselines and ks else "")
     )
     shown, folded = (f'<div class="plots">{"".join(group)}</div>' if any(group) else "" for group in plots.values())
@@ -178,7 +179,9 @@ def _verdict(name: str, k: int, before: EvalResult, after: EvalResult) -> str:
 
 def _stage_series(line: str, key: str, k: int, policies: Sequence[EvalResult]) -> Series:
     points = [(float(index), result.metrics.get(key, math.nan)) for index, result in enumerate(policies)]
-    errors = [result.metrics.get(f"hr_se@{k}", math.nan) for result in policies] if key.startswith("hr@") else []
+    error = f"hr_se@{k}" if key.startswith("hr@") else f"{key}_se"
+    errors = [result.metrics[error] for result in policies if error in result.metrics]
+    errors = errors if len(errors) == len(policies) else []
     return Series(name=line, points=points, errors=errors, markers=True)
 
 

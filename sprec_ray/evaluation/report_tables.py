@@ -31,6 +31,12 @@ DISPLAY_NAMES = {
     "mrr": "MRR",
     "target_logp": "log p(target)",
     "valid": "valid",
+    "auc": "AUC",
+    "auc_mean_logp": "AUC (mean log p)",
+    "auc_sum_logp": "AUC (sum log p)",
+    "pair_accuracy": "pairwise accuracy",
+    "pair_accuracy_mean_logp": "pairwise (mean log p)",
+    "pair_accuracy_sum_logp": "pairwise (sum log p)",
 }
 LOWER_IS_BETTER = {"or_ratio", "mgu", "dgu", "mgu_whole", "dgu_whole", "gini"}
 UNDIRECTED = {"head_share", "mid_share", "tail_share", "arp", "token_bias"}
@@ -59,7 +65,15 @@ UNITS = {
     "target_logp": "nats",
     "valid": "share of answers",
     "mass": "probability",
+    "auc": "share of pairs over all rows",
+    "auc_mean_logp": "share of pairs over all rows",
+    "auc_sum_logp": "share of pairs over all rows",
+    "pair_accuracy": "share of rows",
+    "pair_accuracy_mean_logp": "share of rows",
+    "pair_accuracy_sum_logp": "share of rows",
 }
+PAIRS = tuple(name for name in DISPLAY_NAMES if name.startswith(("auc", "pair_accuracy")))
+"""The metrics of liked and disliked titles."""
 _POLICY = re.compile(r"base|sft|iteration-\d+")
 
 
@@ -125,7 +139,7 @@ def columns(results: Sequence[EvalResult]) -> list[Column]:
     ks = places(results)
     wanted = [Column(name=name, k=ks[-1]) for name in ("hr", "ndcg") if ks]
     wanted += [Column(name=name, k=k) for name in ("div_ratio", "or_ratio", "mgu") for k in ks]
-    wanted += [Column(name=name) for name in ("mrr", "target_logp", "valid")]
+    wanted += [Column(name=name) for name in ("mrr", "target_logp", "valid", *PAIRS)]
     return [column for column in wanted if any(column.key in result.metrics for result in results)]
 
 
@@ -140,7 +154,7 @@ def all_columns(results: Sequence[EvalResult]) -> list[Column]:
     """Every measured metric, those with a display name first; standard errors are not metrics."""
     keys = dict.fromkeys(key for result in results for key in result.metrics)
     known = [Column(name=name, k=k) for name in DISPLAY_NAMES for k in (0, *places(results))]
-    others = [column_of(key) for key in keys if not key.startswith("hr_se")]
+    others = [column_of(key) for key in keys if not key.partition("@")[0].endswith("_se")]
     return list(dict.fromkeys([*(column for column in known if column.key in keys), *others]))
 
 
@@ -151,12 +165,12 @@ def column_of(key: str) -> Column:
 
 
 def cell(result: EvalResult, column: Column) -> str:
-    """A value as text: HR with its standard error, valid in per cent."""
+    """A value as text, with its standard error where there is one; valid in per cent."""
     value = result.metrics.get(column.key)
     if column.name == "valid" and value is not None and not math.isnan(value):
         return f"{100 * value:.1f} %"
-    error = result.metrics.get(f"hr_se@{column.k}")
-    if column.name == "hr" and error is not None and not math.isnan(error):
+    error = result.metrics.get(f"{column.name}_se@{column.k}" if column.k else f"{column.name}_se")
+    if error is not None and not math.isnan(error):
         return f"{number(value)} ± {error:.4f}"
     return number(value)
 
@@ -197,7 +211,7 @@ def results_table(results: Sequence[EvalResult]) -> str:
     """The results as an HTML table, policies before baselines, with what its marks mean below."""
     legend = note(
         "Best of the trained policies in bold; the base and the baselines are for orientation. ± is one standard "
-        "error of HR over the test rows. " + _accuracy_sentence(results)
+        "error over the test rows. " + _accuracy_sentence(results)
     )
     return _table(results, columns(results)) + legend
 

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sprec_ray.config import RunConfig
-from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, PreferenceGroup
+from sprec_ray.types import AdapterCheckpoint, EvalResult
+
+Row = TypeVar("Row")
+Group = TypeVar("Group")
 
 
-class Stages(Protocol):
-    """What the loop asks for. Each stage is done once: asked again, it returns what is on disk."""
+class Stages(Protocol[Row, Group]):
+    """What the loop asks for. Each stage is done once: asked again, it returns what is on disk.
+
+    Examples and groups are handed through: only the stages look into them.
+    """
 
     def first_sft(self) -> AdapterCheckpoint:
         """A_0: SFT of a fresh adapter on all training examples."""
 
-    def sample(self, iteration: int) -> Sequence[Example]:
+    def sample(self, iteration: int) -> Sequence[Row]:
         """This iteration's training examples."""
 
-    def start_decoding(self, iteration: int, policy: AdapterCheckpoint, examples: Sequence[Example]) -> Any:
+    def start_decoding(self, iteration: int, policy: AdapterCheckpoint, examples: Sequence[Row]) -> Any:
         """Decode the policy's own answers, or only begin to; returns a handle."""
 
-    def train_sft(self, iteration: int, init: AdapterCheckpoint, examples: Sequence[Example]) -> AdapterCheckpoint:
+    def train_sft(self, iteration: int, init: AdapterCheckpoint, examples: Sequence[Row]) -> AdapterCheckpoint:
         """Continue ``init`` on the targets of the examples."""
 
-    def pair(self, iteration: int, examples: Sequence[Example], decoding: Any) -> Sequence[PreferenceGroup]:
+    def pair(self, iteration: int, examples: Sequence[Row], decoding: Any) -> Sequence[Group]:
         """The preference groups of the examples; waits for the decoding."""
 
     def train_preferences(
@@ -32,7 +38,7 @@ class Stages(Protocol):
         iteration: int,
         init: AdapterCheckpoint,
         reference: AdapterCheckpoint | None,
-        groups: Sequence[PreferenceGroup],
+        groups: Sequence[Group],
     ) -> AdapterCheckpoint:
         """Continue ``init`` on the groups, measured against ``reference`` (None: the model without adapter)."""
 
@@ -48,7 +54,7 @@ def reference_of(
 
 
 def run_self_play(
-    config: RunConfig, stages: Stages, *, on_result: Callable[[EvalResult], None] | None = None
+    config: RunConfig, stages: Stages[Any, Any], *, on_result: Callable[[EvalResult], None] | None = None
 ) -> list[EvalResult]:
     """Alternate SFT with DPO against the policy's own predictions; returns the metrics of every policy in order.
 

@@ -69,6 +69,26 @@ def attach_adapter(model: Any, lora: LoraConfig, *, dropout: float, seed: int) -
     return get_peft_model(model, config)
 
 
+def load_policy(
+    path: str,
+    adapter: str | None,
+    lora: LoraConfig,
+    *,
+    dtype: str,
+    quantization: str,
+    device: torch.device,
+    trust_remote_code: bool,
+) -> Any:
+    """The language model with an adapter, or alone, on a device and in evaluation mode, to score or embed with."""
+    model = load_language_model(
+        path, dtype=dtype, quantization=quantization, device=device, trust_remote_code=trust_remote_code
+    )
+    if adapter is not None:
+        model = attach_adapter(model, lora, dropout=0.0, seed=0)
+        set_adapter(model, read_adapter(adapter))
+    return model.to(device).eval()
+
+
 def adapter_parameters(model: Any) -> dict[str, nn.Parameter]:
     """The trainable LoRA parameters under the names they have in a PEFT file."""
     names = dict(model.named_parameters())

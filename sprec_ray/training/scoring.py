@@ -80,15 +80,23 @@ class ResponseScorer(nn.Module):
 
     def forward(self, batch: ScoringBatch) -> Tensor:
         """Sums of response token log-probabilities, [B, K], float32, in nats; 0 where a group has no response."""
+        logps_SL, targets = self.token_logps(batch), batch.targets
+        logps_BK = torch.zeros(targets.mask_BK.shape, device=logps_SL.device)
+        return logps_BK.masked_scatter(targets.mask_BK, logps_SL.sum(1))
+
+    def token_logps(self, batch: ScoringBatch) -> Tensor:
+        """Log-probability of every response token, [S, L], float32, in nats; 0 after the end of a response.
+
+        The rows are the responses of the first group, then those of the second, and so on.
+        """
         hidden = self.causal_lm.get_decoder()(**batch.inputs, use_cache=False).last_hidden_state
         states_AD = hidden.flatten(0, 1)[batch.answering_A]
         targets = batch.targets
         slots = torch.zeros(math.prod(targets.num_slots), device=states_AD.device)
-        slots = slots.scatter(0, targets.slot_M, self._token_logps(states_AD, targets))
-        logps_BK = torch.zeros(targets.mask_BK.shape, device=states_AD.device)
-        return logps_BK.masked_scatter(targets.mask_BK, slots.view(targets.num_slots).sum(1))
+        slots = slots.scatter(0, targets.slot_M, self._target_logps(states_AD, targets))
+        return slots.view(targets.num_slots)
 
-    def _token_logps(self, states_AD: Tensor, targets: Targets) -> Tensor:
+    def _target_logps(self, states_AD: Tensor, targets: Targets) -> Tensor:
         """Log-probabilities of the targets, [M]; never more than ``MAX_LOGITS`` logits at once."""
         num_states = len(states_AD)
         size = max(1, MAX_LOGITS // self.causal_lm.get_output_embeddings().out_features)

@@ -4,7 +4,7 @@ import pytest
 
 from sprec_ray.config import RunConfig
 from sprec_ray.config_files import config_to_dict, flatten, make_config
-from sprec_ray.evaluation.paper import PAPER_SETTINGS, differences_from_paper
+from sprec_ray.evaluation.paper import PAIR_SETTINGS, PAPER_SETTINGS, differences_from_paper, paper_notes
 
 FLAT = flatten(config_to_dict(RunConfig()))
 
@@ -31,3 +31,11 @@ def test_a_changed_setting_is_listed_with_both_values(key, ours):
 
 def test_tuples_equal_lists_and_absent_keys_are_not_compared():
     assert differences_from_paper({"data.split": (0.8, 0.1, 0.1), "name": "x"}) == []
+
+
+def test_pairs_are_compared_with_dmpo():
+    assert set(PAIR_SETTINGS) <= set(FLAT)
+    pairs = FLAT | PAIR_SETTINGS | {"data.task": "pairs"}
+    assert differences_from_paper(pairs) == []
+    assert differences_from_paper(pairs | {"preference.loss": "dpo"}) == [("preference.loss", "dpo", "dmpo")]
+    assert set(paper_notes(pairs)).isdisjoint(paper_notes(FLAT))

@@ -432,3 +432,25 @@ def test_stopped_sharing_leaves_the_model_as_it_was(tiny_policy: TinyPolicy) -> 
     ResponseScorer(model, share_prompts=True).stop_sharing()
     assert torch.equal(model(input_ids=ids).logits, before)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("share_prompts", [True, False])
+def test_token_log_probabilities_add_up_to_the_responses(tiny_policy: TinyPolicy, share_prompts: bool) -> None:
+    """Row by row in the groups' order, 0 after a response's end, and each as in a pass of its own."""
+    scorer = ResponseScorer(plain_policy(tiny_policy.path, tiny_policy.adapters[0]).eval(), share_prompts=share_prompts)
+    with torch.no_grad():
+        batch = scorer.batch(GROUPS, CPU)
+        tokens_SL, sums_BK = scorer.token_logps(batch), scorer(batch)
+    rows = iter(tokens_SL)
+    for group, sums_K in zip(GROUPS, sums_BK, strict=True):
+        for response, total in zip(group.responses, sums_K, strict=False):
+            row = next(rows)
+            assert not row[len(response) :].any()
+            torch.testing.assert_close(row.sum(), total)
+            shorter = TokenGroup(group.prompt, (response[:-1],)) if len(response) > 1 else None
+            if shorter is not None:
+                with torch.no_grad():
+                    torch.testing.assert_close(
+                        scorer(scorer.batch([shorter], CPU))[0, 0], row[: len(response) - 1].sum(), atol=1e-4, rtol=1e-4
+                    )
+    assert next(rows, None) is None

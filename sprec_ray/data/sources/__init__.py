@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from sprec_ray.config_sections import DataConfig
 from sprec_ray.data.sources.demo import read_demo
+from sprec_ray.data.sources.dmpo import read_dmpo
 from sprec_ray.data.sources.huggingface import read_huggingface
 from sprec_ray.data.sources.movielens import read_movielens
 from sprec_ray.data.sources.source import SourceData
@@ -14,4 +15,5 @@ SOURCES: dict[str, Callable[[DataConfig], SourceData]] = {
     "sprec": read_sprec,
     "movielens": read_movielens,
     "huggingface": read_huggingface,
+    "dmpo": read_dmpo,
 }

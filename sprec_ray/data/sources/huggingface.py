@@ -37,7 +37,8 @@ def read_huggingface(config: DataConfig) -> SourceData:
     wanted = [config.user_column, config.time_column, config.title_column]
     if config.item_column != DataConfig.item_column:
         wanted.append(config.item_column)  # named by the user: a slip must not fall back to the title
-    missing = [name for name in [*wanted, *filter(None, [config.genres_column])] if name not in found]
+    wanted += filter(None, [config.genres_column, config.rating_column])
+    missing = [name for name in wanted if name not in found]
     if missing:
         raise ValueError(f"{config.path} has no column {missing[0]!r}; found {', '.join(found)}: set data.*_column")
     item_column = config.item_column if config.item_column in found else config.title_column
@@ -60,7 +61,8 @@ def _to_source(config: DataConfig, rows: Iterator[dict[str, Any]], item_column: 
         item = items.setdefault(item_id, Item(item_id=item_id, title=one_line(title), genres=genres))
         # One item under two spellings: the first row names it.
         noted["title_differs_from_first"] += item.title != one_line(title)
-        interactions.append(Interaction(user_id=user, item_id=item_id, timestamp=seconds, order=number))
+        rating = _as_rating(row[config.rating_column], f"{config.path}, row {number}") if config.rating_column else None
+        interactions.append(Interaction(user_id=user, item_id=item_id, timestamp=seconds, order=number, rating=rating))
     if not interactions:
         raise ValueError(f"{config.path} holds no complete row; check data.*_column (dropped: {dict(dropped)})")
     return SourceData(
@@ -155,6 +157,15 @@ def _as_seconds(value: Any, *, where: str) -> float | None:
     if isinstance(value, datetime.date):
         return datetime.datetime.combine(value, datetime.time(), datetime.UTC).timestamp()
     raise ValueError(f"{where}: the time {value!r} is neither a number nor a date")
+
+
+def _as_rating(value: Any, where: str) -> float | None:
+    """The rating, or None for a gap."""
+    try:
+        rating = math.nan if value is None or value == "" else float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: the rating {value!r} is not a number; set data.rating_column") from None
+    return None if math.isnan(rating) else rating
 
 
 def _as_genres(value: Any) -> tuple[str, ...]:

@@ -12,14 +12,15 @@ from sprec_ray.data.sources.files import data_folder, find_file, numbered_lines,
 from sprec_ray.data.sources.source import SourceData
 from sprec_ray.types import Interaction, Item
 
-Ratings = Iterator[tuple[int, str, str, str]]
-"""Line number, user, item and timestamp."""
+Ratings = Iterator[tuple[int, str, str, str, str]]
+"""Line number, user, item, stars and timestamp."""
 
 
 def read_movielens(config: DataConfig) -> SourceData:
     """Items and interactions of the MovieLens folder ``data.path``; which layout it is follows from its files.
 
-    Every rating counts as an interaction, whatever its value, as in SPRec. Titles stay as they are in the file,
+    Every rating counts as an interaction, whatever its value, as in SPRec; the stars are read for ``data.task=pairs``.
+    Titles stay as they are in the file,
     "Matrix, The (1999)" included. ``order`` is the line number of the rating, which breaks ties of the timestamp:
     three quarters of the ratings have the same second as another one of their user.
     """
@@ -31,15 +32,23 @@ def read_movielens(config: DataConfig) -> SourceData:
     ratings = require_file(folder, layout)
     items = tuple(read_items(folder))
     interactions = []
-    for number, user, item, timestamp in read_ratings(ratings):
+    for number, user, item, stars, timestamp in read_ratings(ratings):
         try:
             seconds = float(int(timestamp))
         except ValueError:
             raise ValueError(
                 f"{ratings}, line {number}: the timestamp {timestamp!r} is not a whole number; mend the line"
             ) from None
-        interactions.append(Interaction(user_id=user, item_id=item, timestamp=seconds, order=number))
+        rating = _stars(stars, f"{ratings}, line {number}") if config.task == "pairs" else None
+        interactions.append(Interaction(user_id=user, item_id=item, timestamp=seconds, order=number, rating=rating))
     return SourceData(items=items, interactions=tuple(interactions))
+
+
+def _stars(text: str, where: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{where}: the rating {text!r} is not a number; mend the line") from None
 
 
 def _items_100k(folder: Path) -> Iterator[Item]:
@@ -58,8 +67,8 @@ def _items_100k(folder: Path) -> Iterator[Item]:
 
 def _ratings_100k(path: Path) -> Ratings:
     for number, line in numbered_lines(path, encoding="latin-1"):
-        user, item, _, timestamp = split_fields(line, "\t", at_least=4, where=f"{path}, line {number}")[:4]
-        yield number, user, item, timestamp
+        user, item, stars, timestamp = split_fields(line, "\t", at_least=4, where=f"{path}, line {number}")[:4]
+        yield number, user, item, stars, timestamp
 
 
 def _items_dat(folder: Path) -> Iterator[Item]:
@@ -71,8 +80,8 @@ def _items_dat(folder: Path) -> Iterator[Item]:
 
 def _ratings_dat(path: Path) -> Ratings:
     for number, line in numbered_lines(path, encoding="latin-1"):
-        user, item, _, timestamp = split_fields(line, "::", at_least=4, where=f"{path}, line {number}")[:4]
-        yield number, user, item, timestamp
+        user, item, stars, timestamp = split_fields(line, "::", at_least=4, where=f"{path}, line {number}")[:4]
+        yield number, user, item, stars, timestamp
 
 
 def _items_csv(folder: Path) -> Iterator[Item]:
@@ -82,7 +91,7 @@ def _items_csv(folder: Path) -> Iterator[Item]:
 
 def _ratings_csv(path: Path) -> Ratings:
     for number, row in _csv_rows(path, ("userId", "movieId", "timestamp")):
-        yield number, row["userId"], row["movieId"], row["timestamp"]
+        yield number, row["userId"], row["movieId"], row.get("rating", ""), row["timestamp"]
 
 
 _LAYOUTS: dict[str, tuple[Callable[[Path], Iterator[Item]], Callable[[Path], Ratings]]] = {

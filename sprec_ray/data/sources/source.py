@@ -5,28 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sprec_ray.types import Example, Interaction, Item
+from sprec_ray.types import Example, Interaction, Item, PairExample
 
 SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceData:
-    """The raw data of one source. Exactly one of ``interactions`` and ``splits`` is set."""
+    """The raw data of one source. Exactly one of ``interactions``, ``splits`` and ``pairs`` is set."""
 
     items: tuple[Item, ...]
     interactions: tuple[Interaction, ...] | None = None
     """User-item events in the order of the raw rows; windows and splits are still to be made."""
     splits: Mapping[str, tuple[Example, ...]] | None = None
     """Ready-made examples under ``train``, ``valid`` and ``test``."""
+    pairs: Mapping[str, tuple[PairExample, ...]] | None = None
+    """Ready-made rows of ``task=pairs``, under the same names."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Raw rows that were left out, by reason."""
     noted: Mapping[str, int] = field(default_factory=dict)
     """Rows or titles that were kept, though changed or unusual, by reason."""
 
     def __post_init__(self) -> None:
-        assert (self.interactions is None) != (self.splits is None), "a source has interactions or splits"
-        assert self.splits is None or tuple(self.splits) == SPLITS, f"splits are {SPLITS}"
+        ready = [rows for rows in (self.splits, self.pairs) if rows is not None]
+        assert len(ready) + (self.interactions is not None) == 1, "a source has interactions, splits or pairs"
+        assert all(tuple(rows) == SPLITS for rows in ready), f"splits are {SPLITS}"
 
 
 def one_line(title: str) -> str:
