@@ -6,7 +6,9 @@ import dataclasses
 from functools import cached_property
 from pathlib import Path
 
-from sprec_ray.artifacts import Stage, as_eval_result
+import numpy as np
+
+from sprec_ray.artifacts import Stage, as_eval_result, read_rows, write_json
 from sprec_ray.baselines.fit import fit_recommender
 from sprec_ray.baselines.recommender import Recommender, read_recommender
 from sprec_ray.cluster.evaluation import Evaluator
@@ -14,7 +16,8 @@ from sprec_ray.cluster.run_data import RunData
 from sprec_ray.cluster.stage_keeper import StageKeeper
 from sprec_ray.cluster.timeline import Clock
 from sprec_ray.config import RunConfig
-from sprec_ray.types import EvalResult
+from sprec_ray.data.sources.source import SPLITS
+from sprec_ray.types import EvalResult, Example
 
 RECOMMENDER = "collaborative"
 """The stage of the collaborative model, and the label of its evaluation."""
@@ -42,6 +45,22 @@ class Recommending:
                 trained.save(stage.path)
                 summary.update(dataclasses.asdict(trained.summary))
         return read_recommender(stage.path)
+
+    def export(self) -> Path:
+        """The folder of the model's scores as arrays, for whoever has another use of them.
+
+        ``<split>.npy`` [rows, titles], float32, rows in the order of ``data/<split>.jsonl``, titles in that of
+        ``titles.json``.
+        """
+        stage = Stage(self._folder / "scores")
+        if not self._keeper.is_done(stage):
+            with self._keeper.filling(stage, f"{self._config.collaborative.model}: scores of all rows"):
+                write_json(stage.path / "titles.json", self._data.catalog.titles)
+                for split in SPLITS:
+                    rows = read_rows(self._folder / "data" / f"{split}.jsonl", Example)
+                    scores_BI = self.recommender.scores([example.history for example in rows])
+                    np.save(stage.path / f"{split}.npy", scores_BI, allow_pickle=False)
+        return stage.path
 
     def evaluate(self, evaluations: Path, evaluator: Evaluator) -> EvalResult:
         """The metrics of the model alone."""

@@ -116,6 +116,19 @@ def prepare_run(config: RunConfig) -> tuple[Path, dict[str, int]]:
         return folder / "data", read_json(folder / "data" / "counts.json")
 
 
+def export_scores(config: RunConfig) -> Path:
+    """The folder of a collaborative model's scores of all rows and titles; the model is trained where it is not yet.
+
+    Raises ConfigError for pairs of titles, whose histories are not those of a next title.
+    """
+    if config.data.task == "pairs":
+        raise ConfigError("data.task=pairs has no scores of a whole catalogue; set data.task=next_item")
+    with open_run(config) as folder, open_stages(config, folder) as stages:
+        assert isinstance(stages, RayStages)
+        stages.prepare()
+        return stages.recommending.export()
+
+
 @contextmanager
 def ray_for(configs: Sequence[RunConfig]) -> Iterator[None]:
     """A connection to Ray inside the block, for several runs, once each of them is known to find its files."""

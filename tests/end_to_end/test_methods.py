@@ -6,15 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from zlib import crc32
 
+import numpy as np
 import pytest
 
 from sprec_ray.artifacts import Stage, read_json, read_rows
-from sprec_ray.cluster.run import RunOutcome, run_folder, train_selfplay
+from sprec_ray.cluster.run import RunOutcome, export_scores, run_folder, train_selfplay
 from sprec_ray.cluster.run_data import RunData
 from sprec_ray.cluster.sharing import origin
 from sprec_ray.config import RunConfig
 from sprec_ray.config_files import load_config
-from sprec_ray.types import PreferenceGroup
+from sprec_ray.types import Example, PreferenceGroup
 
 pytestmark = pytest.mark.slow
 METHODS = Path(__file__).parents[2] / "configs" / "methods"
@@ -81,5 +82,11 @@ def test_a_collaborative_model_is_a_run_of_its_own(method: Method) -> None:
     assert not (run_folder(config) / "sft").exists()
     assert outcome.report.is_file()
     assert method("sasrec")[1].was_finished
+    scores, rows = export_scores(config), read_rows(run_folder(config) / "data" / "test.jsonl", Example)
+    titles = read_json(scores / "titles.json")
+    best = np.load(scores / "test.npy").argmax(axis=1)
+    ranked = read_json(run_folder(config) / "evaluations" / "collaborative" / "grounded.json")
+    assert len(best) == len(rows)
+    assert [titles[place] for place in best] == [row[0] for row in ranked]
     same = method("popularity")[1].results
     assert same[0].metrics == pytest.approx(same[1].metrics, nan_ok=True), "two ways to one baseline"
