@@ -13,7 +13,7 @@ from sprec_ray.config_files import config_to_dict, flatten
 from sprec_ray.evaluation.paper import differences_from_paper
 from sprec_ray.evaluation.report import ReportData, Span, derive_warnings, render_report, write_report
 from sprec_ray.evaluation.report_sections import before_after
-from sprec_ray.evaluation.report_tables import best_labels, columns, format_table, hr_differs
+from sprec_ray.evaluation.report_tables import best_labels, columns, format_table, hr_differs, more_table
 from sprec_ray.evaluation.report_training import fallen_phases
 from sprec_ray.evaluation.svg import Axes, Bar, Series, line_plot, paired_bars, ticks, timeline
 from sprec_ray.types import EvalResult
@@ -207,3 +207,17 @@ def test_a_bar_is_as_long_as_its_share_of_the_time():
     """960 wide, 190 + 24 around the plot: a bar of half the time is 373 wide and starts at 190."""
     bars = [Bar(css="compute", start_s=0, duration_s=5, hint="h")]
     assert 'x="190.0" y="4" height="13" rx="1.5" width="373.0"' in timeline([("a", bars)], 10)
+
+
+def test_the_second_table_holds_what_is_defined_and_marks_no_winner_without_a_direction():
+    values = {"gini@1": 0.5, "gini@5": 0.4, "tail_share@5": 0.1, "arp@5": math.nan}
+    results = [
+        result("sft", **values),
+        result("iteration-0", **{**values, "gini@5": 0.3, "tail_share@5": 0.2}),
+    ]
+    page = more_table(results)
+    root = ElementTree.fromstring(page)
+    assert [cell.text for cell in root.iter("th") if cell.get("scope") == "col"] == ["policy", "Gini@5 ↓", "Tail@5"]
+    assert [found.text for found in root.iter("strong")] == ["0.3000"]
+    assert more_table([result("sft"), result("iteration-0")]) == ""
+    assert "Gini" not in format_table(results)
