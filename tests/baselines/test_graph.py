@@ -6,8 +6,8 @@ import itertools
 from typing import Any
 
 import torch
-from test_attention import through_layers
 from torch import Tensor
+from torch_layers import through_layers
 
 from sprec_ray.baselines.graph import GCSAN_ATTENTION, session_graph, share_of_rows
 
