@@ -207,11 +207,8 @@ class RunConfig:
             )
 
     def _check_method(self) -> None:
-        if self.data.task == "pairs" and self.selfplay.num_iterations > (self.data.answer == "ranking"):
-            raise ValueError(
-                f"selfplay.num_iterations={self.selfplay.num_iterations}: the answers of data.task=pairs are given, so "
-                "it is 1 (more preference.num_epochs train longer), or 0 with data.answer=yes_no, which is SFT only"
-            )
+        if self.data.task == "pairs":
+            self._check_pairs()
         if self.preference.oracle and self.preference.loss != "rosepo":
             raise ValueError(
                 f"preference.oracle=true smooths preference.loss=rosepo; {self.preference.loss} has no smoothing"
@@ -222,6 +219,21 @@ class RunConfig:
             )
         if self.evaluation.adjustment == "collaborative" and self.collaborative.model == "random":
             raise ValueError("evaluation.adjustment=collaborative with collaborative.model=random is no opinion")
+
+    def _check_pairs(self) -> None:
+        if self.selfplay.num_iterations > (self.data.answer == "ranking"):
+            raise ValueError(
+                f"selfplay.num_iterations={self.selfplay.num_iterations}: the answers of data.task=pairs are given, so "
+                "it is 1 (more preference.num_epochs train longer), or 0 with data.answer=yes_no, which is SFT only"
+            )
+        unread = (
+            ("sft.weighting", self.sft.weighting, "none"),
+            ("preference.oracle", self.preference.oracle, False),
+            ("evaluation.adjustment", self.evaluation.adjustment, "none"),
+        )
+        for key, value, default in unread:
+            if value != default:
+                raise ValueError(f"{key}={value} has no effect on data.task=pairs; leave it out")
 
     def _check_nf4(self) -> None:
         if not self.training.gpus_per_worker or not self.decoding.gpus_per_decoder:

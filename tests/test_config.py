@@ -46,6 +46,10 @@ def test_overrides_win_over_files_and_reach_nested_sections(tmp_path: Path) -> N
     assert (config.model.lora.rank, config.model.lora.alpha, config.seed) == (64, 4, 3)
 
 
+DMPO = ("data.source=dmpo", "data.task=pairs", "data.path=x")
+HUGGINGFACE_PAIRS = ("data.source=huggingface", "data.task=pairs", "data.path=x")
+
+
 @pytest.mark.parametrize("text", ["2e-5", "2E-5", "0.00002", "2.0e-5"])
 def test_exponents_are_numbers_on_the_command_line_and_in_files(tmp_path: Path, text: str) -> None:
     """YAML 1.1 reads 2e-5, which has no point, as text."""
@@ -125,6 +129,12 @@ def test_a_section_given_a_value_says_how_to_write_it(tmp_path: Path) -> None:
     [
         (["selfplay.num_negatives=3"], ("selfplay.num_negatives=3", "preference.loss=softmax_dpo")),
         (["data.source=movielens"], ("data.source=movielens", "data.path=FOLDER")),
+        (["data.task=pairs"], ("data.task=pairs needs ratings", "data.source=movielens, huggingface or dmpo")),
+        (["data.source=dmpo", "data.path=x"], ("data.source=dmpo", "set data.task=pairs")),
+        ([*HUGGINGFACE_PAIRS], ("set data.rating_column",)),
+        ([*DMPO, "selfplay.num_iterations=2"], ("selfplay.num_iterations=2", "preference.num_epochs")),
+        ([*DMPO, "data.answer=yes_no", "selfplay.num_iterations=1"], ("data.answer=yes_no", "SFT only")),
+        ([*DMPO, "selfplay.num_iterations=1", "sft.weighting=genre"], ("sft.weighting=genre has no effect",)),
         (["data.split=[0.8,0.1,0.2]"], ("data.split=[0.8, 0.1, 0.2]", "must sum to 1")),
         (["data.min_history=11"], ("data.min_history", "data.max_history")),
         (["name=a/b"], ("name='a/b'", "single folder name")),

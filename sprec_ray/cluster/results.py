@@ -62,7 +62,7 @@ def write_results(
                 "machine": f"{platform.machine()}, {os.cpu_count()} cores",
                 "system": platform.platform(terse=True),
                 "training workers": f"{config.training.num_workers}",
-                "decoders": f"{config.decoding.num_decoders}",
+                **({} if config.data.task == "pairs" else {"decoders": f"{config.decoding.num_decoders}"}),
             },
             results=tuple(results),
             training=training,

@@ -39,6 +39,11 @@ DISPLAY_NAMES = {
     "pair_accuracy_sum_logp": "pairwise (sum log p)",
 }
 LOWER_IS_BETTER = {"or_ratio", "mgu", "dgu", "mgu_whole", "dgu_whole", "gini"}
+_PAIRS_SENTENCE = (
+    "AUC: the share of all pairs of a right and a wrong answer, of one row or of two, in which the right one scores "
+    "higher, by mean token probability, mean or summed log-probability. Pairwise accuracy: the share of rows whose own "
+    "right answer does. Ties count 1/2."
+)
 UNDIRECTED = {"head_share", "mid_share", "tail_share", "arp", "token_bias"}
 """Neither a higher nor a lower value is better as such."""
 MORE = ("gini", "entropy", "coverage", "head_share", "mid_share", "tail_share", "arp", "ild", "token_bias")
@@ -211,7 +216,9 @@ def results_table(results: Sequence[EvalResult]) -> str:
     """The results as an HTML table, policies before baselines, with what its marks mean below."""
     legend = note(
         "Best of the trained policies in bold; the base and the baselines are for orientation. ± is one standard "
-        "error over the test rows. " + _accuracy_sentence(results)
+        "error over the test rows. "
+        + _accuracy_sentence(results)
+        + (_PAIRS_SENTENCE if any("auc" in result.metrics for result in results) else "")
     )
     return _table(results, columns(results)) + legend
 

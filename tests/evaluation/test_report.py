@@ -221,3 +221,13 @@ def test_the_second_table_holds_what_is_defined_and_marks_no_winner_without_a_di
     assert [found.text for found in root.iter("strong")] == ["0.3000"]
     assert more_table([result("sft"), result("iteration-0")]) == ""
     assert "Gini" not in format_table(results)
+
+
+def test_pairs_have_a_table_of_their_own_scores():
+    metrics = {"auc": 0.55, "auc_se": 0.01, "auc_sum_logp": 0.5, "pair_accuracy": 0.6, "pair_accuracy_se": 0.02}
+    results = [EvalResult(label=label, metrics=metrics, counts={"num_rows": 9}) for label in ("sft", "iteration-0")]
+    page = render_report(ReportData(title="pairs", results=tuple(results)))
+    assert "0.5500 ± 0.0100" in page
+    assert "AUC (sum log p) ↑" in page
+    assert "Ties count 1/2" in page
+    assert "Most recommended" not in page
