@@ -52,7 +52,10 @@ def judgement_tokens(row: JudgementGroup, encoder: TokenEncoder) -> TokenGroup:
 
 
 def score(
-    task: ScoreTask, worker: Any, place: Callable[[Any], Any], tokens: Callable[[Any, TokenEncoder], TokenGroup]
+    task: ScoreTask,
+    worker: Any,
+    place: Callable[[Any], Any],
+    tokens: Callable[[Any, TokenEncoder], TokenGroup] = judgement_tokens,
 ) -> dict[str, Any]:
     """Every worker scores its share of the groups, alike in length; all have all of them afterwards, in order.
 
