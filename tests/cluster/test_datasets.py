@@ -107,13 +107,13 @@ def test_a_run_continues_from_the_data_that_was_made_to_look_at(tmp_path: Path) 
     assert digests(folder) == before
 
 
-def test_rows_to_choose_from_have_candidates_that_do_not_depend_on_the_sample(raw: Path, tmp_path: Path) -> None:
-    config = movielens(raw, task="candidates", num_candidates=3, min_history=1)
+def test_rows_to_choose_from_have_candidates_that_do_not_depend_on_the_sample(tmp_path: Path) -> None:
+    config = DataConfig(task="candidates", num_train=30, demo=DemoDataConfig(num_items=60, num_users=20))
     prepare_data(config, out=tmp_path / "all")
     prepare_data(dataclasses.replace(config, num_train=2), out=tmp_path / "two")
     whole, part = (read_rows(tmp_path / name / "train.jsonl", Example) for name in ("all", "two"))
     assert part == whole[:2]
-    assert all(row.target in row.candidates and len(row.candidates) == 3 for row in whole)
+    assert all(row.target in row.candidates and len(row.candidates) == 20 for row in whole)
 
 
 def test_a_catalogue_with_fewer_titles_than_candidates_is_refused(raw: Path, tmp_path: Path) -> None:
