@@ -166,6 +166,7 @@ class RunConfig:
                 f"{self.preference.loss} takes one rejected title"
             )
         self._check_search()
+        self._check_candidates()
         self._check_method()
         if self.data.source != "demo" and not self.data.path:
             raise ValueError(f"data.source={self.data.source} needs data.path=FOLDER")
@@ -190,10 +191,30 @@ class RunConfig:
             raise ValueError("model.scratch.hidden_size must be a multiple of twice model.scratch.num_heads")
         return self
 
+    def _check_candidates(self) -> None:
+        if self.selfplay.negatives == "candidates":
+            if self.data.task != "candidates":
+                raise ValueError("selfplay.negatives=candidates draws from those of a prompt; set data.task=candidates")
+            if self.selfplay.num_negatives >= self.data.num_candidates:
+                raise ValueError(
+                    f"selfplay.num_negatives={self.selfplay.num_negatives} exceeds the {self.data.num_candidates - 1} "
+                    "candidates besides the target; lower it or raise data.num_candidates"
+                )
+        if self.data.task == "candidates" and max(self.evaluation.k) > self.data.num_candidates:
+            raise ValueError(
+                f"evaluation.k={max(self.evaluation.k)} exceeds data.num_candidates={self.data.num_candidates}, which "
+                "are all that is ranked; lower it"
+            )
+        if self.data.task == "candidates" and self.evaluation.adjustment != "none":
+            raise ValueError(
+                f"evaluation.adjustment={self.evaluation.adjustment} weighs titles of the catalogue, and "
+                "data.task=candidates ranks a prompt's own; set evaluation.adjustment=none"
+            )
+
     def _check_search(self) -> None:
         free = self.decoding.search == "free"
         grounding = self.evaluation.grounding
-        if free and grounding in {"search", "ranking"}:
+        if self.data.task == "next_item" and free and grounding in {"search", "ranking"}:
             raise ValueError(
                 f"evaluation.grounding={grounding} ranks titles of the catalogue, and decoding.search=free finds none; "
                 "set evaluation.grounding=policy or decoding.search=exact"

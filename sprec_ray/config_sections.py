@@ -58,13 +58,15 @@ class DemoDataConfig:
 class DataConfig:
     """Where interactions come from, and how they become examples."""
 
-    source: Literal["demo", "sprec", "movielens", "huggingface", "dmpo"] = "demo"
+    source: Literal["demo", "sprec", "movielens", "huggingface", "dmpo", "llara"] = "demo"
     task: Literal["next_item", "candidates", "pairs"] = "next_item"
     """What a prompt asks for: any title of the catalogue (SPRec), one of the titles it lists (S-DPO), or which of two
     titles is liked better (DMPO)."""
+    num_candidates: Annotated[int, Field(ge=2)] = 20
+    """Titles that a prompt of ``task=candidates`` lists: the target and titles drawn outside the history."""
     path: str | None = None
     """Folder of the raw files; for ``huggingface`` a folder, a file or the name of a dataset on the hub."""
-    noun: Literal["book", "movie", "game", "album", "item"] = "item"
+    noun: Literal["book", "movie", "game", "album", "artist", "item"] = "item"
     """What the prompt calls an item."""
     template: Literal["alpaca", "short"] = "alpaca"
     min_interactions: PositiveInt = 10
@@ -77,6 +79,8 @@ class DataConfig:
     num_train: PositiveInt = 4096
     num_valid: PositiveInt = 512
     num_test: PositiveInt = 1000
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training users that are the validation rows instead of the published ones (``llara``)."""
     seed: NonNegativeInt = 0
     """Of the samples; independent of the run's seed, so that runs with other seeds see the same rows."""
     user_column: str = "user_id"

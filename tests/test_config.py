@@ -251,3 +251,23 @@ def test_a_tensor_parallel_decoder_shares_no_gpu() -> None:
     assert load_config([*arguments, "decoding.placement=sequential"]).decoding.reserved_gpus == 2
     with pytest.raises(ConfigError, match=r"set decoding.placement=sequential or split[^\n]*$"):
         load_config([*arguments, "decoding.placement=colocate"])
+
+
+CANDIDATES = ["data.task=candidates", "selfplay.negatives=candidates", "preference.loss=softmax_dpo"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["selfplay.negatives=candidates"], "set data.task=candidates"),
+        ([*CANDIDATES, "selfplay.num_negatives=20"], "exceeds the 19 candidates besides the target; lower it"),
+        ([*CANDIDATES, "data.num_candidates=4", "evaluation.k=[1,5]"], "evaluation.k=5 exceeds data.num_candidates=4"),
+        ([*CANDIDATES, "data.num_candidates=1"], "data.num_candidates"),
+    ],
+)
+def test_candidates_must_suffice(arguments: list[str], expected: str) -> None:
+    assert expected in message(*arguments)
+
+
+def test_the_answers_of_a_choice_need_no_grounding() -> None:
+    assert load_config([*CANDIDATES, "selfplay.num_negatives=19", "decoding.search=free"]).decoding.search == "free"

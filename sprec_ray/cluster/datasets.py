@@ -15,6 +15,7 @@ import pyarrow as pa
 from sprec_ray.artifacts import write_json, write_rows
 from sprec_ray.cluster.pair_data import prepare_pairs
 from sprec_ray.config_sections import DataConfig
+from sprec_ray.data.candidates import with_candidates
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.sequences import Event, chronological_split, sample_examples, user_windows
 from sprec_ray.data.sources import SOURCES
@@ -65,6 +66,8 @@ def prepare_data(config: DataConfig, *, out: Path, num_blocks: int | None = None
     counts: dict[str, int] = {}
     for split, wanted in zip(SPLITS, (config.num_train, config.num_valid, config.num_test), strict=True):
         examples = sample_examples(splits[split], wanted, seed=config.seed, purpose=f"sample/{split}")
+        if config.task == "candidates":
+            examples = with_candidates(examples, catalog.titles, num=config.num_candidates, seed=config.seed)
         write_rows(out / f"{split}.jsonl", examples)
         counts[split] = len(examples)
         counts[f"available/{split}"] = len(splits[split])

@@ -249,7 +249,8 @@ class Engines:
         with self._lock:
             pool = self._decoders_turn(model_path)
             rows = [
-                (example.example_id, self._encoder.prompt(example.history, room=self._room)) for example in examples
+                (row.example_id, self._encoder.prompt(row.history, candidates=row.candidates, room=self._room))
+                for row in examples
             ]
             with self._clock.span(f"{delivery.get('label', 'decoding')}: swap", "load"):
                 pool.load_adapter(policy)

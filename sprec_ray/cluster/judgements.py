@@ -16,7 +16,7 @@ from sprec_ray.config import LoraConfig
 from sprec_ray.data.pair_prompts import render_judgement, render_judgement_prompt
 from sprec_ray.data.tokens import TokenEncoder
 from sprec_ray.training.packing import TokenGroup
-from sprec_ray.types import JudgementGroup
+from sprec_ray.types import JudgementGroup, PreferenceGroup
 
 if TYPE_CHECKING:
     from sprec_ray.cluster.worker import TextSettings
@@ -34,7 +34,7 @@ class ScoreTask:
     trust_remote_code: bool
     adapter: str | None
     lora: LoraConfig
-    groups: tuple[JudgementGroup, ...]
+    groups: tuple[JudgementGroup, ...] | tuple[PreferenceGroup, ...]
     text: TextSettings
     quantization: str = "none"
     parcels: tuple[Parcel, ...] = ()
@@ -51,8 +51,16 @@ def judgement_tokens(row: JudgementGroup, encoder: TokenEncoder) -> TokenGroup:
     return TokenGroup(prompts[0], responses, own_prompts=tuple(prompts) if len(prompts) > 1 else None)
 
 
-def score(task: ScoreTask, worker: Any, place: Callable[[Any], Any]) -> dict[str, Any]:
-    """Every worker scores its share of the groups, alike in length; all have all of them afterwards, in order."""
+def score(
+    task: ScoreTask,
+    worker: Any,
+    place: Callable[[Any], Any],
+    tokens: Callable[[Any, TokenEncoder], TokenGroup] = judgement_tokens,
+) -> dict[str, Any]:
+    """Every worker scores its share of the groups, alike in length; all have all of them afterwards, in order.
+
+    ``tokens`` makes tokens of a group.
+    """
     from transformers import AutoTokenizer
 
     from sprec_ray.training.adapters import load_policy
@@ -71,7 +79,7 @@ def score(task: ScoreTask, worker: Any, place: Callable[[Any], Any]) -> dict[str
     )
     tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=task.trust_remote_code)
     encoder = task.text.encoder(tokenizer)
-    groups = [judgement_tokens(row, encoder) for row in task.groups]
+    groups = [tokens(row, encoder) for row in task.groups]
     scorer = make_scorer(model, groups)
     order = sorted(range(len(groups)), key=lambda index: groups[index].num_tokens)
     mine = order[worker.rank :: worker.world_size]

@@ -36,7 +36,8 @@ def pretrained_model(
     examples = sorted(train, key=lambda example: example.example_id)
     text = engines.text
     prompts = (
-        render_prompt(example.history, template=text.template, noun=text.noun) + render_response(example.target)
+        render_prompt(example.history, template=text.template, noun=text.noun, candidates=example.candidates)
+        + render_response(example.target)
         for example in examples
     )
     return cached_model(
@@ -79,8 +80,8 @@ def cached_model(
     return str(stage.path)
 
 
-def _content(example: Example) -> tuple[str, tuple[str, ...], str]:
-    return example.example_id, example.history, example.target
+def _content(example: Example) -> tuple[Any, ...]:
+    return example.example_id, example.history, example.target, example.candidates
 
 
 def _pretrain(

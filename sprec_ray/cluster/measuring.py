@@ -12,6 +12,7 @@ from typing import Any
 
 from sprec_ray.artifacts import Stage
 from sprec_ray.baselines.recommender import Recommender, log_softmax
+from sprec_ray.cluster.candidates import CandidatesEvaluator
 from sprec_ray.cluster.engines import Engines
 from sprec_ray.cluster.evaluation import Evaluator
 from sprec_ray.cluster.run_data import RunData
@@ -20,6 +21,7 @@ from sprec_ray.cluster.timeline import Clock
 from sprec_ray.config import RunConfig
 from sprec_ray.data.prompts import parse_response
 from sprec_ray.evaluation.adjustment import GAMMAS, Adjustment, lm_weight
+from sprec_ray.evaluation.grounding import Embedder
 from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, Rollout
 
 logger = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class Measurement:
         result = self.evaluator.evaluate(label, policy, rollouts, stage, gamma=gamma)
         busy_s = time.time() - start - self.evaluator.waited_s
         self._clock.add(f"{label}: grounding", "evaluate", time.time() - busy_s, busy_s)
-        if policy is not None and result.metrics["valid"] < 0.9:
+        if policy is not None and result.metrics.get("valid", 1.0) < 0.9:
             logger.warning("%s: only %.1f %% of the answers are titles", label, 100 * result.metrics["valid"])
         return result
 
@@ -107,7 +109,7 @@ class Measurement:
             examples,
             self._model_path(),
             search=search,
-            rank=grounding == "ranking",
+            rank=grounding == "ranking" and self._config.data.task == "next_item",
             is_valid=is_valid,
             chunks=chunks,
             label=label,
@@ -127,9 +129,21 @@ class Measurement:
         )
 
     @cached_property
-    def evaluator(self) -> Evaluator:
-        """Scores the rows that policies are measured on."""
+    def evaluator(self) -> Evaluator | CandidatesEvaluator:
+        """Scores the rows that policies are measured on, by the protocol of the task."""
+        if self._config.data.task == "candidates":
+            return CandidatesEvaluator(
+                self._config,
+                self._data,
+                model_path=self._model_path,
+                text=self._engines.text,
+                score=self._engines.embed,
+            )
         return self._evaluator(self._data.measured)
+
+    def title_embedder(self) -> Embedder:
+        """``Evaluator.title_embedder``, whatever the task."""
+        return self._evaluator(self._data.measured).title_embedder()
 
     def _evaluator(self, rows: list[Example]) -> Evaluator:
         return Evaluator(

@@ -14,6 +14,7 @@ from sprec_ray.config import RunConfig
 from sprec_ray.data.prompts import parse_response
 from sprec_ray.data.sequences import derive_rng
 from sprec_ray.evaluation.grounding import Embedder, ground_texts
+from sprec_ray.selfplay.candidate_negatives import candidate_groups
 from sprec_ray.selfplay.negatives import (
     drawn_groups,
     mix_random,
@@ -70,6 +71,9 @@ class Pairing:
         rng = derive_rng(self._config.seed, f"negatives/{iteration}")
         if selfplay.negatives == "similar":
             return similar_groups(examples, self._neighbours(examples), num_negatives=selfplay.num_negatives), {}
+        if selfplay.negatives == "candidates":
+            seed, count = self._config.seed, selfplay.num_negatives
+            return candidate_groups(examples, num_negatives=count, seed=seed, iteration=iteration), {}
         if not needs_rollouts(self._config):
             shares = None
             if selfplay.negatives == "popular":

@@ -240,7 +240,7 @@ class RayStages:
     @cached_property
     def pairing(self) -> Pairing:
         """What makes preference groups."""
-        embed = self.measurement.evaluator.title_embedder
+        embed = self.measurement.title_embedder
         return Pairing(self.config, self.data, embed=embed, recommender=lambda: self.recommending.recommender)
 
     def engine_names(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ import numpy as np
 from sprec_ray.artifacts import Stage, as_eval_result, read_rows, write_json
 from sprec_ray.baselines.fit import fit_recommender
 from sprec_ray.baselines.recommender import Recommender, read_recommender
+from sprec_ray.cluster.candidates import CandidatesEvaluator
 from sprec_ray.cluster.evaluation import Evaluator
 from sprec_ray.cluster.run_data import RunData
 from sprec_ray.cluster.stage_keeper import StageKeeper
@@ -62,7 +63,7 @@ class Recommending:
                     np.save(stage.path / f"{split}.npy", scores_BI, allow_pickle=False)
         return stage.path
 
-    def evaluate(self, evaluations: Path, evaluator: Evaluator) -> EvalResult:
+    def evaluate(self, evaluations: Path, evaluator: Evaluator | CandidatesEvaluator) -> EvalResult:
         """The metrics of the model alone."""
         stage = Stage(evaluations / RECOMMENDER)
         if not self._keeper.is_done(stage):

@@ -29,6 +29,8 @@ def negatives_search(config: RunConfig, iteration: int) -> CatalogSearch | int:
 
 def evaluation_search(config: RunConfig) -> CatalogSearch | int:
     """What to decode for the rows that a policy is measured on; a text that is grounded is one answer."""
+    if config.data.task == "candidates":
+        return 1  # the greedy text, as published
     grounded = config.evaluation.grounding in {"policy", "sentence"}
     return _most_probable(config, 1 if grounded else max(config.evaluation.k))
 
@@ -55,9 +57,10 @@ def check_catalog(config: RunConfig, catalog: Catalog) -> None:
 
 def max_beam_width(config: RunConfig) -> int:
     """The most free beams that a run decodes."""
-    return max(
-        search for search in (negatives_search(config, 0), evaluation_search(config), 1) if isinstance(search, int)
-    )
+    searches = [evaluation_search(config), 1]
+    if config.selfplay.negatives in {"beam", "greedy", "sample"}:  # the others are not decoded
+        searches.append(negatives_search(config, 0))
+    return max(search for search in searches if isinstance(search, int))
 
 
 def _most_probable(config: RunConfig, num_answers: int) -> CatalogSearch | int:

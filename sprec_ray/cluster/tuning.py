@@ -36,6 +36,7 @@ from sprec_ray.config_sweep import (
     planned_trials,
     sweep_to_dict,
 )
+from sprec_ray.evaluation.candidates import CANDIDATE_METRICS
 from sprec_ray.evaluation.metrics import METRICS
 from sprec_ray.evaluation.pairs import PAIR_METRICS
 from sprec_ray.evaluation.report_tables import column_of
@@ -226,8 +227,16 @@ def _trials_of(sweep: SweepConfig, records: Sequence[TrialRecord]) -> list[Trial
 
 def _check_metrics(sweep: SweepConfig) -> None:
     for name in (sweep.metric, sweep.diversity):
-        if name.partition("@")[0] not in {*METRICS, *PAIR_METRICS, "valid", "mass", "mrr", "target_logp"}:
-            known = [*(f"{metric}@k" for metric in METRICS), "valid", *PAIR_METRICS]
+        if name.partition("@")[0] not in {
+            *METRICS,
+            *PAIR_METRICS,
+            *CANDIDATE_METRICS,
+            "valid",
+            "mass",
+            "mrr",
+            "target_logp",
+        }:
+            known = [*(f"{metric}@k" for metric in METRICS), "valid", *PAIR_METRICS, *CANDIDATE_METRICS]
             raise ConfigError(f"{name} is no metric; known: {', '.join(known)}")
     metric = column_of(sweep.metric)
     better = "min" if metric.lower_is_better else "max"

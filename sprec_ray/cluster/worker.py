@@ -172,7 +172,8 @@ def _do(task: Any, worker: Any, reports: _Reports) -> dict[str, Any]:
     if isinstance(task, EmbedTask):
         return _embed(task, worker)
     if isinstance(task, ScoreTask):
-        return score(task, worker, _places(task.parcels))
+        is_pair = isinstance(task.groups[0], JudgementGroup)
+        return score(task, worker, _places(task.parcels), judgement_tokens if is_pair else token_group)
     from transformers import AutoTokenizer
 
     from sprec_ray.training.fit import run_phase
@@ -221,8 +222,8 @@ def _places(parcels: tuple[Parcel, ...]) -> Callable[[Any], Any]:
 def token_group(row: PreferenceGroup, encoder: TokenEncoder) -> TokenGroup:
     """The tokens of a row: every response whole, before them what of the history there is room for."""
     responses = tuple(tuple(encoder.response(title)) for title in (row.chosen, *row.rejected))
-    prompt = tuple(encoder.prompt(row.history, room=encoder.room(responses)))
-    return TokenGroup(prompt, responses, smoothing=row.smoothing, weight=row.weight)
+    prompt = encoder.prompt(row.history, candidates=row.candidates, room=encoder.room(responses))
+    return TokenGroup(tuple(prompt), responses, smoothing=row.smoothing, weight=row.weight)
 
 
 def _embed(task: EmbedTask, worker: Any) -> dict[str, Any]:

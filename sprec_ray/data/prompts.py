@@ -14,18 +14,33 @@ TEMPLATE = (
 SHORT_TEMPLATE = "History:\n{history}\nNext {item}:\n"
 """For small models trained from scratch, to which the wording of an instruction says nothing."""
 
+CANDIDATES_TEMPLATE = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\nGiven a list of {items} the user recently enjoyed, please choose from the candidates the {item} "
+    "that the user will most likely enjoy next.\n\n"
+    "### Input:\n{history}\n\n### Candidates:\n{candidates}\n\n### Response:\n"
+)
+SHORT_CANDIDATES_TEMPLATE = "History:\n{history}\nCandidates:\n{candidates}\nNext {item}:\n"
+"""S-DPO and LLaRA draw one of several wordings for every row; here a run has one, which says the same."""
+
 TEMPLATES = {"alpaca": TEMPLATE, "short": SHORT_TEMPLATE}
-NOUNS = {"book": "books", "movie": "movies", "game": "games", "album": "albums", "item": "items"}
+CANDIDATES_TEMPLATES = {"alpaca": CANDIDATES_TEMPLATE, "short": SHORT_CANDIDATES_TEMPLATE}
+NOUNS = {"book": "books", "movie": "movies", "game": "games", "album": "albums", "artist": "artists", "item": "items"}
 
 
-def render_prompt(history: Sequence[str], *, template: str, noun: str) -> str:
-    r"""The text given to the model for a history, oldest title first.
+def render_prompt(history: Sequence[str], *, template: str, noun: str, candidates: Sequence[str] = ()) -> str:
+    r"""The text given to the model for a history, oldest title first, and the candidates to choose from, if any.
 
     >>> render_prompt(["Dune", 'A Child Called "It"'], template="short", noun="book")
     'History:\n"Dune", "A Child Called "It""\nNext book:\n'
     """
-    titles = ", ".join(f'"{title}"' for title in history)
-    return TEMPLATES[template].format(items=NOUNS[noun], item=noun, history=titles)
+    wording = CANDIDATES_TEMPLATES[template] if candidates else TEMPLATES[template]
+    return wording.format(items=NOUNS[noun], item=noun, history=_quoted(history), candidates=_quoted(candidates))
+
+
+def _quoted(titles: Sequence[str]) -> str:
+    return ", ".join(f'"{title}"' for title in titles)
 
 
 def render_response(title: str) -> str:

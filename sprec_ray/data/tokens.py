@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sprec_ray.data.prompts import render_prompt, render_response
 
@@ -41,19 +41,38 @@ class TokenEncoder:
             )
         return room
 
-    def prompt(self, history: Sequence[str], *, room: int | None = None) -> list[int]:
+    def prompt(self, history: Sequence[str], *, candidates: Sequence[str] = (), room: int | None = None) -> list[int]:
         """The token ids of a history's prompt, beginning-of-sequence token first where the tokenizer has one.
 
-        At most ``room`` tokens; None: ``max_prompt_tokens``.
+        At most ``room`` tokens; None: ``max_prompt_tokens``. Candidates are never cut: before them all of the history
+        gives way, and what is too long even then raises ValueError.
         """
-        return self.fitted(history, lambda kept: render_prompt(kept, template=self.template, noun=self.noun), room=room)
+
+        def render(kept: Sequence[str]) -> str:
+            return render_prompt(kept, template=self.template, noun=self.noun, candidates=candidates)
+
+        ids = self.fitted(history, render, room=room, least=0 if candidates else 1)
+        if candidates and len(ids) > (self.max_prompt_tokens if room is None else room):
+            raise ValueError(
+                f"a prompt of {len(candidates)} candidates has {len(ids)} tokens without any history, and there is "
+                f"room for {room or self.max_prompt_tokens}; raise model.max_prompt_tokens or lower data.num_candidates"
+            )
+        return ids
 
     def fitted(
-        self, history: Sequence[str], render: Callable[[Sequence[str]], str], *, room: int | None = None
+        self,
+        history: Sequence[str],
+        render: Callable[[Sequence[str]], str],
+        *,
+        room: int | None = None,
+        least: Literal[0, 1] = 1,
     ) -> list[int]:
-        """The token ids of what ``render`` makes of as much of the history's end as there is room for."""
+        """The token ids of what ``render`` makes of as much of the history's end as there is room for.
+
+        What is too long with the ``least`` number of titles is cut in the middle, or with 0 returned as it is.
+        """
         room = self.max_prompt_tokens if room is None else room
-        for first in range(max(1, len(history))):
+        for first in range(max(1, len(history) + 1 - least)):
             ids: list[int] = self.tokenizer(render(history[first:]), add_special_tokens=False)["input_ids"]
             if self.tokenizer.bos_token_id is not None:
                 ids = [self.tokenizer.bos_token_id, *ids]
@@ -61,6 +80,8 @@ class TokenEncoder:
                 self.num_truncated_prompts += first > 0
                 return ids
         self.num_truncated_prompts += 1
+        if not least:
+            return ids
         return ids[: room // 2] + ids[-(room - room // 2) :]
 
     def responses(self, titles: Sequence[str]) -> list[list[int]]:

@@ -72,7 +72,7 @@ def metric_plots(results: Sequence[EvalResult]) -> str:
     x_ticks = [(float(index), result.label.removeprefix("iteration-")) for index, result in enumerate(policies)]
     plots: dict[bool, list[str]] = {False: [], True: []}
     for name in DISPLAY_NAMES:
-        plain = name == "valid" or any(name in result.metrics for result in policies if not ks)
+        plain = any(name in result.metrics for result in policies)
         keys = [(name, name, 0)] if plain else [(f"@{k}", f"{name}@{k}", k) for k in ks]
         series = [_stage_series(line, key, k, policies) for line, key, k in keys]
         references = [
@@ -179,7 +179,7 @@ def _verdict(name: str, k: int, before: EvalResult, after: EvalResult) -> str:
 
 def _stage_series(line: str, key: str, k: int, policies: Sequence[EvalResult]) -> Series:
     points = [(float(index), result.metrics.get(key, math.nan)) for index, result in enumerate(policies)]
-    error = f"hr_se@{k}" if key.startswith("hr@") else f"{key}_se"
+    error = f"{key.partition('@')[0]}_se@{k}" if k else f"{key}_se"
     errors = [result.metrics[error] for result in policies if error in result.metrics]
     errors = errors if len(errors) == len(policies) else []
     return Series(name=line, points=points, errors=errors, markers=True)

@@ -37,6 +37,13 @@ DISPLAY_NAMES = {
     "pair_accuracy": "pairwise accuracy",
     "pair_accuracy_mean_logp": "pairwise (mean log p)",
     "pair_accuracy_sum_logp": "pairwise (sum log p)",
+    "hit_ratio": "HitRatio",
+    "hit_ratio_valid": "HitRatio of valid",
+    "valid_ratio": "ValidRatio",
+    "title_ratio": "titles",
+    "hit_ratio_published": "HitRatio (published rule)",
+    "hit_ratio_valid_published": "HitRatio of valid (published rule)",
+    "valid_ratio_published": "ValidRatio (published rule)",
 }
 LOWER_IS_BETTER = {"or_ratio", "mgu", "dgu", "mgu_whole", "dgu_whole", "gini"}
 _PAIRS_SENTENCE = (
@@ -76,6 +83,13 @@ UNITS = {
     "pair_accuracy": "share of rows",
     "pair_accuracy_mean_logp": "share of rows",
     "pair_accuracy_sum_logp": "share of rows",
+    "hit_ratio": "share of rows",
+    "hit_ratio_valid": "share of valid rows",
+    "valid_ratio": "share of rows",
+    "title_ratio": "share of answers",
+    "hit_ratio_published": "share of rows",
+    "hit_ratio_valid_published": "share of valid rows",
+    "valid_ratio_published": "share of rows",
 }
 PAIRS = tuple(name for name in DISPLAY_NAMES if name.startswith(("auc", "pair_accuracy")))
 """The metrics of liked and disliked titles."""
@@ -142,10 +156,21 @@ def places(results: Sequence[EvalResult]) -> list[int]:
 def columns(results: Sequence[EvalResult]) -> list[Column]:
     """HR and NDCG at the largest k, then DivRatio, ORRatio and MGU at every k, then what has no k; if measured."""
     ks = places(results)
+    if any("hit_ratio@1" in result.metrics for result in results):
+        return _candidate_columns(ks[-1])
     wanted = [Column(name=name, k=ks[-1]) for name in ("hr", "ndcg") if ks]
     wanted += [Column(name=name, k=k) for name in ("div_ratio", "or_ratio", "mgu") for k in ks]
     wanted += [Column(name=name) for name in ("mrr", "target_logp", "valid", *PAIRS)]
     return [column for column in wanted if any(column.key in result.metrics for result in results)]
+
+
+def _candidate_columns(k: int) -> list[Column]:
+    """S-DPO's figures by our rule and by the published one, and the ranking of the candidates by log-probability."""
+    named = []
+    for rule in ("", "_published"):
+        named += [Column(name=f"{name}{rule}", k=1) for name in ("hit_ratio", "hit_ratio_valid")]
+        named.append(Column(name=f"valid_ratio{rule}"))
+    return [*named, Column(name="title_ratio"), Column(name="hr", k=1), Column(name="ndcg", k=k)]
 
 
 def more_columns(results: Sequence[EvalResult]) -> list[Column]:
@@ -257,24 +282,30 @@ def _accuracy_sentence(results: Sequence[EvalResult]) -> str:
     """Which policies the standard error cannot tell from the best HR."""
     ks = places(results)
     trained = [result for result in results if is_policy(result) and result.label != "base"]
-    if not ks or len(trained) < 2 or any(f"hr_se@{ks[-1]}" not in result.metrics for result in trained):
+    name = "hr" if all("hit_ratio@1" not in result.metrics for result in trained) else "hit_ratio"
+    k, shown = (ks[-1], "HR") if name == "hr" and ks else (1, DISPLAY_NAMES[name])
+    if len(trained) < 2 or any(f"{name}_se@{k}" not in result.metrics for result in trained):
         return ""
-    best = max(trained, key=lambda result: result.metrics[f"hr@{ks[-1]}"])
-    close = [result.label for result in trained if result is not best and hr_differs(result, best, ks[-1]) is False]
+    best = max(trained, key=lambda result: result.metrics[f"{name}@{k}"])
+    others = [result for result in trained if result is not best]
+    close = [result.label for result in others if hr_differs(result, best, k, name=name) is False]
     if not close:
-        return f"The HR of {best.label} is more than two standard errors of the difference above every other."
+        return f"The {shown} of {best.label} is more than two standard errors of the difference above every other."
     return (
-        f"Within two standard errors of the best HR ({best.label}), so not told apart by {best.counts['num_rows']} "
-        f"test rows: {', '.join(close)}."
+        f"Within two standard errors of the best {shown} ({best.label}), so not told apart by "
+        f"{best.counts['num_rows']} test rows: {', '.join(close)}."
     )
 
 
-def hr_differs(before: EvalResult, after: EvalResult, k: int) -> bool | None:
+def hr_differs(before: EvalResult, after: EvalResult, k: int, *, name: str = "hr") -> bool | None:
     """Whether HR@k differs by more than two standard errors of the difference; None when it cannot be told.
 
-    The two share their test rows, so treating them as independent is, if anything, too careful.
+    ``name`` may be another share with a standard error. The two share their test rows, so treating them as
+    independent is, if anything, too careful.
     """
-    values = [result.metrics.get(key, math.nan) for key in (f"hr@{k}", f"hr_se@{k}") for result in (before, after)]
+    values = [
+        result.metrics.get(key, math.nan) for key in (f"{name}@{k}", f"{name}_se@{k}") for result in (before, after)
+    ]
     if any(math.isnan(value) for value in values):
         return None
     return abs(values[1] - values[0]) > 2 * math.hypot(values[2], values[3])

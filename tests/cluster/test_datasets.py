@@ -105,3 +105,17 @@ def test_a_run_continues_from_the_data_that_was_made_to_look_at(tmp_path: Path) 
     before = digests(folder)
     assert prepare_run(config) == (folder, counts)
     assert digests(folder) == before
+
+
+def test_rows_to_choose_from_have_candidates_that_do_not_depend_on_the_sample(tmp_path: Path) -> None:
+    config = DataConfig(task="candidates", num_train=30, demo=DemoDataConfig(num_items=60, num_users=20))
+    prepare_data(config, out=tmp_path / "all")
+    prepare_data(dataclasses.replace(config, num_train=2), out=tmp_path / "two")
+    whole, part = (read_rows(tmp_path / name / "train.jsonl", Example) for name in ("all", "two"))
+    assert part == whole[:2]
+    assert all(row.target in row.candidates and len(row.candidates) == 20 for row in whole)
+
+
+def test_a_catalogue_with_fewer_titles_than_candidates_is_refused(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot give 2000 candidates; lower data.num_candidates"):
+        prepare_data(movielens(raw, task="candidates", num_candidates=2000, min_history=1), out=tmp_path)

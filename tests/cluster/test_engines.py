@@ -54,7 +54,7 @@ def engines_with(pool: FakePool, folder: Path) -> Engines:
     engines = Engines(RunConfig(), folder, Clock(folder))
     engines.__dict__["session"] = SimpleNamespace()
     engines._pool = pool  # type: ignore[assignment]
-    engines._encoder = SimpleNamespace(prompt=lambda history, room: [1, 2])
+    engines._encoder = SimpleNamespace(prompt=lambda history, **_: [1, 2])
     engines.remember_canary(POLICY, CANARY)
     return engines
 
@@ -101,7 +101,7 @@ class Turns:
         monkeypatch.setattr("sprec_ray.cluster.engines.pack", lambda path, names=(): None)
         monkeypatch.setattr("sprec_ray.cluster.engines.DecoderPool", self.pool)
         monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda path, **options: None)
-        monkeypatch.setattr(TextSettings, "encoder", lambda *_: SimpleNamespace(prompt=lambda history, room: [1, 2]))
+        monkeypatch.setattr(TextSettings, "encoder", lambda *_: SimpleNamespace(prompt=lambda history, **_: [1, 2]))
 
     def tell(self, what: str, answer: Any = None) -> Callable[..., Any]:
         return lambda *_, **__: (self.told.append(what), answer)[1]

@@ -68,3 +68,8 @@ def test_free_decoding_counts_beams() -> None:
 def test_settings_that_do_not_fit_together_name_the_remedy(settings: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         configured(*settings)
+
+
+def test_a_choice_among_candidates_is_one_greedy_text() -> None:
+    config = configured("data.task=candidates", "selfplay.negatives=candidates", "selfplay.num_negatives=10")
+    assert (evaluation_search(config), max_beam_width(config)) == (1, 1)

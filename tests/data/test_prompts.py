@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sprec_ray.data.prompts import TEMPLATES, parse_response, render_prompt, render_response
+from sprec_ray.data.prompts import CANDIDATES_TEMPLATES, TEMPLATES, parse_response, render_prompt, render_response
 
 titles = st.text(alphabet=st.characters(blacklist_characters="\n", blacklist_categories=["Cs"]), min_size=1)
 
@@ -39,3 +39,15 @@ def test_the_prompt_lists_the_history_oldest_first_and_ends_where_the_response_b
 
 def test_braces_in_titles_are_text() -> None:
     assert '"{history}"' in render_prompt(["{history}"], template="alpaca", noun="item")
+
+
+@pytest.mark.parametrize("template", sorted(CANDIDATES_TEMPLATES))
+def test_candidates_are_listed_after_the_history(template: str) -> None:
+    prompt = render_prompt(["Dune"], template=template, noun="artist", candidates=["{history}", 'A "B"'])
+    assert prompt.index('"Dune"') < prompt.index('"{history}", "A "B""')
+    assert prompt.endswith(":\n")
+    assert "Candidates:\n" in prompt
+
+
+def test_both_tasks_have_the_same_templates() -> None:
+    assert CANDIDATES_TEMPLATES.keys() == TEMPLATES.keys()

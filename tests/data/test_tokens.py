@@ -98,3 +98,21 @@ def test_a_response_that_leaves_no_room_for_a_prompt_is_refused_by_its_title() -
         encoder.room([encoder.response("Emma"), encoder.response("a" * 9)])
     with pytest.raises(ValueError, match=r'^the title "a{79}\.\.\. has 104 tokens, which leaves 0 for its prompt'):
         encoder.room([encoder.response("a" * 100)])
+
+
+def test_before_candidates_the_whole_history_gives_way() -> None:
+    candidates = ["Ulysses", "1984"]
+    limit = len(render_prompt([], template="short", noun="book", candidates=candidates))
+    encoder = make_encoder(max_prompt_tokens=limit)
+    assert encoder.prompt(["Dune", "Emma"], candidates=candidates) == encoder.prompt([], candidates=candidates)
+    assert encoder.tokenizer.decode(encoder.prompt([], candidates=candidates)).count('"Ulysses", "1984"') == 1
+    assert encoder.num_truncated_prompts == 1
+
+
+def test_candidates_that_do_not_fit_are_an_error() -> None:
+    candidates = ["Ulysses", "1984"]
+    limit = len(render_prompt([], template="short", noun="book", candidates=candidates))
+    with pytest.raises(
+        ValueError, match=f"2 candidates has {limit} tokens.*room for {limit - 1}; raise model.max_prompt"
+    ):
+        make_encoder(max_prompt_tokens=limit - 1).prompt(["Dune"], candidates=candidates)

@@ -6,6 +6,7 @@ from sprec_ray.config_sections import DataConfig
 from sprec_ray.data.sources.demo import read_demo
 from sprec_ray.data.sources.dmpo import read_dmpo
 from sprec_ray.data.sources.huggingface import read_huggingface
+from sprec_ray.data.sources.llara import read_llara
 from sprec_ray.data.sources.movielens import read_movielens
 from sprec_ray.data.sources.source import SourceData
 from sprec_ray.data.sources.sprec import read_sprec
@@ -16,4 +17,5 @@ SOURCES: dict[str, Callable[[DataConfig], SourceData]] = {
     "movielens": read_movielens,
     "huggingface": read_huggingface,
     "dmpo": read_dmpo,
+    "llara": read_llara,
 }
