@@ -120,17 +120,17 @@ def compare_methods(comparison: CompareConfig) -> CompareOutcome:
         if not progress.left:
             return CompareOutcome(data=progress.write(is_over=True), report=folder / PAGE_FILE)
         with ray_for([run.config for run in progress.left]):
-            left = _able(progress, folder)
-            at_a_time = num_trials_at_a_time([run.config for run in left], comparison.max_concurrent_trials)
-            run_trials(
-                ComparisonPlan({run.name: run for run in left}, progress.commands, comparison.split),
-                ray.tune.grid_search([{"run": run.name} for run in left]),
-                folder=folder,
-                callbacks=[progress],
-                at_a_time=at_a_time,
-                max_failures=comparison.max_failures,
-                search={},
-            )
+            left = _able(progress)
+            if left:
+                run_trials(
+                    ComparisonPlan({run.name: run for run in left}, progress.commands, comparison.split),
+                    ray.tune.grid_search([{"run": run.name} for run in left]),
+                    folder=folder,
+                    callbacks=[progress],
+                    at_a_time=num_trials_at_a_time([run.config for run in left], comparison.max_concurrent_trials),
+                    max_failures=comparison.max_failures,
+                    search={},
+                )
         return CompareOutcome(data=progress.write(is_over=True), report=folder / PAGE_FILE)
 
 
@@ -227,7 +227,7 @@ class ComparisonProgress(ray.tune.Callback):  # type: ignore[misc]
         return bootstrap_differences(data, self._folder / RUNS)
 
 
-def _able(progress: ComparisonProgress, folder: Path) -> Sequence[Trial]:
+def _able(progress: ComparisonProgress) -> Sequence[Trial]:
     """The unfinished runs whose data are there and can serve them; the others are noted with why not.
 
     Raises ConfigError when no run at all can be done, and all for one reason.

@@ -138,7 +138,8 @@ def legend_sentences(data: CompareData) -> Iterable[str]:
     )
     ranked = ", ".join(method.label for method in ranked_methods(data) if data.measured(method.label))
     yield (
-        f"Each value is that of the run's last policy on the {data.split} rows. The best of {ranked} is bold, the second best underlined, in the "
+        f"Each value is that of the run's last policy on the {data.split} rows. The best of {ranked} is bold, the "
+        "second best underlined, in the "
         "direction of the arrow; the other rows are for orientation (random titles are diverse and of no use)."
     )
     if data.significance:
