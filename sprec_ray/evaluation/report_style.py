@@ -121,7 +121,7 @@ COMPARE_STYLE = (
 .results td,.results tbody th{vertical-align:top}
 sup{font-size:9.5px;line-height:0;color:var(--muted)}
 table.wrap td{vertical-align:top;font-size:13px}table.wrap tbody th{vertical-align:top}
-main{max-width:1320px}.wide-map{max-width:1000px}
+main{max-width:1320px}
 """
 )
 """The same with what only the page of a comparison shows."""
