@@ -17,7 +17,7 @@ import yaml
 
 from sprec_ray.artifacts import locked, write_text
 from sprec_ray.cluster.capacity import num_trials_at_a_time
-from sprec_ray.cluster.compare_records import method_record, pretraining_cost, run_record
+from sprec_ray.cluster.compare_records import adopted_costs, method_record, pretraining_cost, run_record
 from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.results import versions, write_results_of
 from sprec_ray.cluster.run import (
@@ -174,6 +174,7 @@ class ComparisonProgress(ray.tune.Callback):  # type: ignore[misc]
             published=_published(comparison),
             from_paper=tuple(differences_from_paper(flatten(config_to_dict(dataset)))),
             pretraining=self._pretraining(),
+            outside=self._outside(),
             notes=tuple(kept_settings(comparison)),
             command=shlex.join(["python", *sys.orig_argv[1:]]),
             started=self._started,
@@ -218,6 +219,17 @@ class ComparisonProgress(ray.tune.Callback):  # type: ignore[misc]
         total = Cost()
         for name, run in self.runs.items():
             total += pretraining_cost(run.config, self._folder / RUNS / name)
+        return total
+
+    def _outside(self) -> Cost:
+        """What was taken from runs that are not of this comparison, every stage once."""
+        found: dict[tuple[Path, str], Cost | None] = {}
+        for name, run in self.runs.items():
+            found |= adopted_costs(run.config, self._folder / RUNS / name)
+        total = Cost()
+        for (maker, _), cost in found.items():
+            if maker.parent != self._folder / RUNS:
+                total += cost or Cost()
         return total
 
     def _significance(self, data: CompareData) -> tuple[Significance, ...]:

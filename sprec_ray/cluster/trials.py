@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.tune
 
 from sprec_ray.cluster.orphans import remove_orphaned_groups
@@ -54,6 +55,8 @@ def run_trials(
         at_a_time: most trials side by side.
         max_failures: how often a trial that fails is started again.
         search: further fields of ``TuneConfig``: metric, mode, searcher, scheduler.
+
+    Raises OSError when Ray kills a trial's process for memory, which Tune does not take for the trial's failure.
     """
     # Tune must not take Ctrl-C for itself: the job ends with it, and continues with the same command.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -78,7 +81,15 @@ def run_trials(
             verbose=0,
         ),
     )
-    return tuner.fit()
+    try:
+        return tuner.fit()
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
+            raise
+        raise OSError(
+            "Ray ended processes because the machine ran out of memory; free some or lower max_concurrent_trials, then "
+            "run the same command again, which continues"
+        ) from error
 
 
 def link_cache(runs: Path) -> None:

@@ -82,9 +82,9 @@ def marks(data: CompareData, label: str, column: Column) -> str:
 
 
 def table_rows(data: CompareData) -> list[Row]:
-    """The methods in the order of the command, then popularity and random titles where they are no methods."""
+    """The methods with a finished run, then popularity and random titles where they are no methods."""
     rows = []
-    for method in data.table_methods:
+    for method in data.shown_methods:
         done = len(data.measured(method.label))
         total = len(data.seeds)
         rows.append(Row(method.label, True, "" if done == total else f"{done} of {total} seeds"))

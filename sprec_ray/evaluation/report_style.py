@@ -121,6 +121,7 @@ COMPARE_STYLE = (
 .results td,.results tbody th{vertical-align:top}
 sup{font-size:9.5px;line-height:0;color:var(--muted)}
 table.wrap td{vertical-align:top;font-size:13px}table.wrap tbody th{vertical-align:top}
+table.wrap td:last-child{min-width:300px}
 main{max-width:1320px}
 """
 )
