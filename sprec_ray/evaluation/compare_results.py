@@ -198,7 +198,7 @@ def read_comparison(folder: Path) -> CompareData:
                 "significance": tuple(_significance(entry) for entry in values["significance"]),
                 "from_paper": tuple(tuple(entry) for entry in values["from_paper"]),
                 "pretraining": Cost(**values["pretraining"]),
-                "outside": Cost(**values["outside"]),
+                "outside": Cost(**values.get("outside", {})),  # files written before it was counted lack it
                 "notes": tuple(values["notes"]),
             }
         )
