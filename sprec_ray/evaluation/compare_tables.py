@@ -64,7 +64,7 @@ def best_two(data: CompareData, column: Column) -> tuple[str | None, str | None]
     return order[0], order[1]
 
 
-def tested(data: CompareData, method: str, rival: str | None, key: str) -> Significance | None:
+def tested(data: CompareData, method: str, rival: str, key: str) -> Significance | None:
     """What the bootstrap says of a method against a rival."""
     found = (s for s in data.significance if (s.method, s.rival, s.metric) == (method, rival, key))
     return next(found, None)
@@ -77,7 +77,9 @@ def marks(data: CompareData, label: str, column: Column) -> str:
     if against is not None and against.p < LEVEL and against.difference:
         found += "▲" if (against.difference > 0) != column.lower_is_better else "▼"
     best, second = best_two(data, column)
-    leading = tested(data, label, second, column.key) if label == best else None
+    leading = None
+    if label == best and second is not None:  # against BIGRec either may be the first of the two
+        leading = tested(data, label, second, column.key) or tested(data, second, label, column.key)
     return found + ("†" if leading is not None and leading.p < LEVEL else "")
 
 
