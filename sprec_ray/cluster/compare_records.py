@@ -71,9 +71,13 @@ def run_record(
 def run_is_done(config: RunConfig, folder: Path, split: str) -> bool:
     """Whether nothing is left of a run; of a damaged one something is, and the run itself says what."""
     try:
-        return is_finished(config, folder) if split == "test" else (folder / f"results-{split}.json").is_file()
+        if split == "test":
+            return is_finished(config, folder)
+        labels = {result.label for result in _results(config, folder, split)}
     except ArtifactError:
         return False
+    last = f"iteration-{config.selfplay.num_iterations - 1}"  # a run that had fewer iterations goes on
+    return config.recommender != "language_model" or not config.selfplay.num_iterations or last in labels
 
 
 def run_costs(config: RunConfig, folder: Path) -> tuple[Cost, Cost | None, dict[str, str]]:

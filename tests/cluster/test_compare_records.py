@@ -96,6 +96,14 @@ def test_a_damaged_run_is_not_done(runs: Path, config: RunConfig) -> None:
     assert not run_is_done(config, runs / "first", "valid")
 
 
+def test_a_run_measured_with_fewer_iterations_is_not_done(tmp_path: Path) -> None:
+    measured = {"label": "iteration-0", "metrics": {}, "counts": {}}
+    write_json(tmp_path / "results-valid.json", {"results": [measured]})
+    for num_iterations, done in ((0, True), (1, True), (2, False)):
+        config = load_config([f"selfplay.num_iterations={num_iterations}"])
+        assert run_is_done(config, tmp_path, "valid") is done
+
+
 def test_a_method_is_described_by_its_file(tmp_path: Path) -> None:
     (tmp_path / "methods" / "reference").mkdir(parents=True)
     (tmp_path / "methods" / "sprec.yaml").write_text(
