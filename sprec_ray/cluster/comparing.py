@@ -30,7 +30,7 @@ from sprec_ray.cluster.run import (
     run_folder,
     train_selfplay,
 )
-from sprec_ray.cluster.trials import link_cache, read_error, run_trials
+from sprec_ray.cluster.trials import link_cache, one_line, read_error, run_trials
 from sprec_ray.config import ConfigError
 from sprec_ray.config_compare import (
     CompareConfig,
@@ -250,7 +250,7 @@ def _able(progress: ComparisonProgress) -> Sequence[Trial]:
             prepare_run(run.config)
             able.append(run)
         except (ValueError, OSError) as error:
-            errors[run.name] = " ".join(str(error).split())
+            errors[run.name] = one_line(str(error))
     if len(errors) == len(progress.runs) and len(set(errors.values())) == 1:
         raise ConfigError(next(iter(errors.values())))
     for name, reason in errors.items():

@@ -15,11 +15,13 @@ import ray.tune
 
 from sprec_ray.cluster.orphans import remove_orphaned_groups
 from sprec_ray.cluster.sweep_trial import TrialPlan, TrialProcess, error_file
+from sprec_ray.evaluation.markup import cut
 
 logger = logging.getLogger(__name__)
 
 TUNE_FOLDER = "ray-tune"
 _LOOK_EVERY_S = 5.0
+MAX_ERROR_CHARS = 300
 
 
 class OrphanRemoval(ray.tune.Callback):  # type: ignore[misc]
@@ -105,6 +107,12 @@ def link_cache(runs: Path) -> None:
 
 
 def read_error(folder: Path, trial: str) -> str:
-    """Why a trial of the sweep or comparison in ``folder`` ended, as one line."""
+    """Why a trial of the sweep or comparison in ``folder`` ended, as one line; its log has the whole."""
     file = error_file(folder, trial)
-    return " ".join(file.read_text(encoding="utf-8").split()) if file.is_file() else "its process died"
+    return one_line(file.read_text(encoding="utf-8")) if file.is_file() else "its process died"
+
+
+def one_line(text: str) -> str:
+    """What a page shows of an error: its first line, not too long. Ray's reports of lost processes fill pages."""
+    first = " ".join(text.strip().partition("\n")[0].split())
+    return cut(first, MAX_ERROR_CHARS)

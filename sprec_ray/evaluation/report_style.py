@@ -24,6 +24,7 @@ dt{font-size:12px;color:var(--muted)}dd{margin:0;overflow-wrap:anywhere}
 .warning{margin-top:28px;background:var(--warn);border-left:4px solid var(--warnline);border-radius:4px;
 padding:14px 20px}
 .warning h2{font-size:15px;margin:0 0 6px}.warning ul{margin:0;padding-left:18px}
+.warning li{overflow-wrap:anywhere}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:14px}
 th,td{padding:7px 12px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
