@@ -206,8 +206,8 @@ def run_command(comparison: CompareConfig, method: Method, run: Trial) -> str:
 
 
 def kept_settings(comparison: CompareConfig) -> list[str]:
-    """A sentence for every setting of all runs that a method's own file replaces."""
-    sentences = []
+    """A sentence for every setting of all runs that methods' own files replace."""
+    kept: dict[str, list[str]] = {}
     for method in chosen_methods(comparison):
         own: dict[str, Any] = {}
         for file in method.files:
@@ -215,11 +215,12 @@ def kept_settings(comparison: CompareConfig) -> list[str]:
         own |= method.settings
         for key, value in comparison.set.items():
             if key in own and own[key] != value:
-                sentences.append(
-                    f"{method.label} keeps {key}={own[key]}, which makes it what it is, instead of {key}={value}; "
-                    f"{method.name}.{key}={value} sets it for this method"
-                )
-    return sentences
+                kept.setdefault(key, []).append(f"{method.label} ({own[key]})")
+    return [
+        f"{key}={comparison.set[key]} leaves these as their files make them: {', '.join(methods)}; "
+        f"METHOD.{key}={comparison.set[key]} sets it for one"
+        for key, methods in kept.items()
+    ]
 
 
 def _settings(comparison: CompareConfig, method: Method, seed: int) -> list[str]:

@@ -55,8 +55,8 @@ def test_a_run_is_the_dataset_then_what_is_set_for_all_then_the_method_then_the_
 def test_what_a_method_is_made_of_is_kept_and_said(dataset: Path) -> None:
     comparison = load_comparison([str(dataset), "methods=bigrec,sprec", "seeds=0", "selfplay.num_iterations=2"])
     assert kept_settings(comparison) == [
-        "bigrec keeps selfplay.num_iterations=0, which makes it what it is, instead of selfplay.num_iterations=2; "
-        "bigrec.selfplay.num_iterations=2 sets it for this method"
+        "selfplay.num_iterations=2 leaves these as their files make them: bigrec (0); "
+        "METHOD.selfplay.num_iterations=2 sets it for one"
     ]
     own = load_comparison([str(dataset), "methods=[bigrec,sprec]", "seeds=[0]", "sprec.preference.reference=base"])
     assert [run.config.preference.reference for run in planned_runs(own)] == ["post_sft", "base"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,13 @@ def run_record(
 def run_is_done(config: RunConfig, folder: Path, split: str) -> bool:
     """Whether nothing is left of a run; of a damaged one something is, and the run itself says what."""
     try:
-        return is_finished(config, folder) if split == "test" else (folder / f"results-{split}.json").is_file()
+        if split == "test":
+            return is_finished(config, folder)
+        labels = {result.label for result in _results(config, folder, split)}
     except ArtifactError:
         return False
+    last = f"iteration-{config.selfplay.num_iterations - 1}"  # a run that had fewer iterations goes on
+    return config.recommender != "language_model" or not config.selfplay.num_iterations or last in labels
 
 
 def run_costs(config: RunConfig, folder: Path) -> tuple[Cost, Cost | None, dict[str, str]]:
@@ -81,32 +85,36 @@ def run_costs(config: RunConfig, folder: Path) -> tuple[Cost, Cost | None, dict[
 
     Launching engines, which runs keep for one another, and pre-training are in neither.
     """
-    spent, adopted, shared = Cost(), Cost(), {}
-    is_known = True
-    for span in read_timeline(folder):
-        spent += _span_cost(config, span)
+    spent = _sum(_span_cost(config, span) for span in read_timeline(folder))
+    adopted = adopted_costs(config, folder)
+    for marker in folder.rglob(MARKER):
+        if marker.parent.relative_to(folder).as_posix() not in {stage for _, stage in adopted}:
+            spent += _tokens(Stage(marker.parent))
+    alone = None if None in adopted.values() else spent + _sum(cost for cost in adopted.values() if cost is not None)
+    return spent, alone, {stage: maker.name for maker, stage in adopted}
+
+
+def adopted_costs(config: RunConfig, folder: Path) -> dict[tuple[Path, str], Cost | None]:
+    """What the stages cost that a run took from others, by maker and stage; None where the maker does not tell."""
+    costs: dict[tuple[Path, str], Cost | None] = {}
     for marker in sorted(folder.rglob(MARKER)):
-        stage, name = Stage(marker.parent), marker.parent.relative_to(folder).as_posix()
-        maker = origin(stage.path)
+        name, maker = marker.parent.relative_to(folder).as_posix(), origin(marker.parent)
         if maker is None or maker == folder:
-            spent += _tokens(stage)
             continue
-        shared[name] = maker.name
         spans = [span for span in read_timeline(maker) if is_span_of(name, span.name)]
-        is_known = is_known and (bool(spans) or name.endswith("/groups"))  # pairing takes no time worth a span
-        adopted += _tokens(stage)
-        for span in spans:
-            adopted += _span_cost(config, span)
-    return spent, spent + adopted if is_known else None, shared
+        is_known = bool(spans) or name.endswith("/groups")  # pairing takes no time worth a span
+        cost = _tokens(Stage(marker.parent)) + _sum(_span_cost(config, span) for span in spans)
+        costs[maker, name] = cost if is_known else None
+    return costs
 
 
 def pretraining_cost(config: RunConfig, folder: Path) -> Cost:
     """What a run spent on the small Llama; nothing when another run had made it."""
-    cost = Cost()
-    for span in read_timeline(folder):
-        if span.name == PRETRAINING:
-            cost += _processors(config, span)
-    return cost
+    return _sum(_processors(config, span) for span in read_timeline(folder) if span.name == PRETRAINING)
+
+
+def _sum(costs: Iterable[Cost]) -> Cost:
+    return sum(costs, start=Cost())
 
 
 def _span_cost(config: RunConfig, span: Span) -> Cost:

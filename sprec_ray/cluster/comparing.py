@@ -17,7 +17,7 @@ import yaml
 
 from sprec_ray.artifacts import locked, write_text
 from sprec_ray.cluster.capacity import num_trials_at_a_time
-from sprec_ray.cluster.compare_records import method_record, pretraining_cost, run_record
+from sprec_ray.cluster.compare_records import adopted_costs, method_record, pretraining_cost, run_record
 from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.results import versions, write_results_of
 from sprec_ray.cluster.run import (
@@ -30,7 +30,7 @@ from sprec_ray.cluster.run import (
     run_folder,
     train_selfplay,
 )
-from sprec_ray.cluster.trials import link_cache, read_error, run_trials
+from sprec_ray.cluster.trials import link_cache, one_line, read_error, run_trials
 from sprec_ray.config import ConfigError
 from sprec_ray.config_compare import (
     CompareConfig,
@@ -120,17 +120,17 @@ def compare_methods(comparison: CompareConfig) -> CompareOutcome:
         if not progress.left:
             return CompareOutcome(data=progress.write(is_over=True), report=folder / PAGE_FILE)
         with ray_for([run.config for run in progress.left]):
-            left = _able(progress, folder)
-            at_a_time = num_trials_at_a_time([run.config for run in left], comparison.max_concurrent_trials)
-            run_trials(
-                ComparisonPlan({run.name: run for run in left}, progress.commands, comparison.split),
-                ray.tune.grid_search([{"run": run.name} for run in left]),
-                folder=folder,
-                callbacks=[progress],
-                at_a_time=at_a_time,
-                max_failures=comparison.max_failures,
-                search={},
-            )
+            left = _able(progress)
+            if left:
+                run_trials(
+                    ComparisonPlan({run.name: run for run in left}, progress.commands, comparison.split),
+                    ray.tune.grid_search([{"run": run.name} for run in left]),
+                    folder=folder,
+                    callbacks=[progress],
+                    at_a_time=num_trials_at_a_time([run.config for run in left], comparison.max_concurrent_trials),
+                    max_failures=comparison.max_failures,
+                    search={},
+                )
         return CompareOutcome(data=progress.write(is_over=True), report=folder / PAGE_FILE)
 
 
@@ -174,6 +174,7 @@ class ComparisonProgress(ray.tune.Callback):  # type: ignore[misc]
             published=_published(comparison),
             from_paper=tuple(differences_from_paper(flatten(config_to_dict(dataset)))),
             pretraining=self._pretraining(),
+            outside=self._outside(),
             notes=tuple(kept_settings(comparison)),
             command=shlex.join(["python", *sys.orig_argv[1:]]),
             started=self._started,
@@ -220,6 +221,17 @@ class ComparisonProgress(ray.tune.Callback):  # type: ignore[misc]
             total += pretraining_cost(run.config, self._folder / RUNS / name)
         return total
 
+    def _outside(self) -> Cost:
+        """What was taken from runs that are not of this comparison, every stage once."""
+        found: dict[tuple[Path, str], Cost | None] = {}
+        for name, run in self.runs.items():
+            found |= adopted_costs(run.config, self._folder / RUNS / name)
+        total = Cost()
+        for (maker, _), cost in found.items():
+            if maker.parent != self._folder / RUNS:
+                total += cost or Cost()
+        return total
+
     def _significance(self, data: CompareData) -> tuple[Significance, ...]:
         before = self._before
         if before is not None and (before.runs, before.num_resamples) == (data.runs, data.num_resamples):
@@ -227,7 +239,7 @@ class ComparisonProgress(ray.tune.Callback):  # type: ignore[misc]
         return bootstrap_differences(data, self._folder / RUNS)
 
 
-def _able(progress: ComparisonProgress, folder: Path) -> Sequence[Trial]:
+def _able(progress: ComparisonProgress) -> Sequence[Trial]:
     """The unfinished runs whose data are there and can serve them; the others are noted with why not.
 
     Raises ConfigError when no run at all can be done, and all for one reason.
@@ -238,7 +250,7 @@ def _able(progress: ComparisonProgress, folder: Path) -> Sequence[Trial]:
             prepare_run(run.config)
             able.append(run)
         except (ValueError, OSError) as error:
-            errors[run.name] = " ".join(str(error).split())
+            errors[run.name] = one_line(str(error))
     if len(errors) == len(progress.runs) and len(set(errors.values())) == 1:
         raise ConfigError(next(iter(errors.values())))
     for name, reason in errors.items():

@@ -10,15 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.tune
 
 from sprec_ray.cluster.orphans import remove_orphaned_groups
 from sprec_ray.cluster.sweep_trial import TrialPlan, TrialProcess, error_file
+from sprec_ray.evaluation.markup import cut
 
 logger = logging.getLogger(__name__)
 
 TUNE_FOLDER = "ray-tune"
 _LOOK_EVERY_S = 5.0
+MAX_ERROR_CHARS = 300
 
 
 class OrphanRemoval(ray.tune.Callback):  # type: ignore[misc]
@@ -54,6 +57,8 @@ def run_trials(
         at_a_time: most trials side by side.
         max_failures: how often a trial that fails is started again.
         search: further fields of ``TuneConfig``: metric, mode, searcher, scheduler.
+
+    Raises OSError when Ray kills a trial's process for memory, which Tune does not take for the trial's failure.
     """
     # Tune must not take Ctrl-C for itself: the job ends with it, and continues with the same command.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -78,7 +83,15 @@ def run_trials(
             verbose=0,
         ),
     )
-    return tuner.fit()
+    try:
+        return tuner.fit()
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
+            raise
+        raise OSError(
+            "Ray ended processes because the machine ran out of memory; free some or lower max_concurrent_trials, then "
+            "run the same command again, which continues"
+        ) from error
 
 
 def link_cache(runs: Path) -> None:
@@ -94,6 +107,12 @@ def link_cache(runs: Path) -> None:
 
 
 def read_error(folder: Path, trial: str) -> str:
-    """Why a trial of the sweep or comparison in ``folder`` ended, as one line."""
+    """Why a trial of the sweep or comparison in ``folder`` ended, as one line; its log has the whole."""
     file = error_file(folder, trial)
-    return " ".join(file.read_text(encoding="utf-8").split()) if file.is_file() else "its process died"
+    return one_line(file.read_text(encoding="utf-8")) if file.is_file() else "its process died"
+
+
+def one_line(text: str) -> str:
+    """What a page shows of an error: its first line, not too long. Ray's reports of lost processes fill pages."""
+    first = " ".join(text.strip().partition("\n")[0].split())
+    return cut(first, MAX_ERROR_CHARS)

@@ -15,11 +15,11 @@ def cost_section(data: CompareData) -> str:
     """Processor-seconds and tokens of every method, and the whole against one run of SPRec."""
     unit = unit_cost(data)
     on_gpu = any(run.spent.gpu_s for run in data.runs)
-    rows = [_row(data, escape(method.label), data.runs_of(method.label), unit, on_gpu) for method in data.methods]
-    rows.append(_row(data, "<strong>all</strong>", list(data.runs), unit, on_gpu))
-    if data.pretraining.cpu_s or data.pretraining.gpu_s:
-        paid = _processor_s(data.pretraining, on_gpu)
-        rows.append(["small Llama, once", "", f"{paid:.0f}", "", "", "", ""])
+    done = [method.label for method in data.methods if data.measured(method.label)]
+    rows = [_row(escape(label), data.runs_of(label), unit, on_gpu) for label in done]
+    for name, cost in (("stages of earlier runs", data.outside), ("small Llama, once", data.pretraining)):
+        if paid := _processor_s(cost, on_gpu):
+            rows.append([name, "", f"{paid:.0f}", "", "", "", ""])
     kind = "GPU" if on_gpu else "CPU"
     headers = [
         "method",
@@ -48,38 +48,44 @@ def unit_cost(data: CompareData) -> float:
 
 
 def total_sentence(data: CompareData) -> str:
-    """The time of the comparison, and its cost in runs of SPRec."""
+    """The time of the comparison, and what its methods cost in runs of SPRec, each method with one seed."""
     on_gpu = any(run.spent.gpu_s for run in data.runs)
-    spent = sum(_processor_s(run.spent, on_gpu) for run in data.runs)
-    unit, num_methods = unit_cost(data), len(data.methods)
     text = f"The comparison took {seconds(data.total_s)}." if data.total_s else ""
+    unit = unit_cost(data)
+    done = [method for method in data.methods if data.measured(method.label)]
     if math.isnan(unit) or not unit:
         return text
-    per_seed = spent / unit / len(data.seeds)
+    num_seeds = max(len(data.measured(method.label)) for method in done)
+    outside = _processor_s(data.outside, on_gpu)
+    spent = outside / num_seeds + sum(_mean_spent(data, method.label, on_gpu) for method in done)
+    alone = sum(_mean_alone(data, method.label, on_gpu) for method in done)
+    taken = ", with what was taken from earlier runs," if outside else ""
     return (
-        f"{text} {num_methods} methods cost {per_seed:.1f} times one run of {UNIT} per seed; had nothing been shared "
-        f"they would cost {_unshared(data, on_gpu) / unit / len(data.seeds):.1f} times."
+        f"{text} With one seed the {len(done)} methods that have finished cost{taken} {spent / unit:.1f} times one run "
+        f"of {UNIT}; had nothing been shared, {alone / unit:.1f} times."
     ).strip()
 
 
-def _unshared(data: CompareData, on_gpu: bool) -> float:
-    return sum(_alone(run, on_gpu) for run in data.runs if run.measured is not None)
+def _mean_spent(data: CompareData, label: str, on_gpu: bool) -> float:
+    runs = [run for run in data.runs_of(label) if run.measured is not None]
+    return sum(_processor_s(run.spent, on_gpu) for run in runs) / len(runs)
 
 
-def _row(data: CompareData, label: str, runs: list[RunRecord], unit: float, on_gpu: bool) -> list[str]:
+def _mean_alone(data: CompareData, label: str, on_gpu: bool) -> float:
+    runs = [run for run in data.runs_of(label) if run.measured is not None]
+    return sum(_alone(run, on_gpu) for run in runs) / len(runs)
+
+
+def _row(label: str, runs: list[RunRecord], unit: float, on_gpu: bool) -> list[str]:
     done = [run for run in runs if run.measured is not None]
     known = [run.alone for run in done if run.alone is not None]
     is_known = bool(done) and len(known) == len(done)
     alone = sum(_processor_s(cost, on_gpu) for cost in known) / len(known) if is_known else math.nan
     spent = sum(_processor_s(run.spent, on_gpu) for run in runs)
-    if label.startswith("<strong>"):
-        alone *= len(done) / len(data.seeds)  # of all methods with one seed
     tokens = [
         f"{sum(getattr(cost, key) for cost in known) / len(known):,.0f}" if is_known else "–"
         for key in ("trained_tokens", "decoded_tokens")
     ]
-    if label.startswith("<strong>"):
-        tokens = ["", ""]
     return [
         label,
         "–" if math.isnan(alone) else f"{alone:.0f}",

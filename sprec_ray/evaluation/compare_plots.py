@@ -15,6 +15,7 @@ from sprec_ray.evaluation.svg_heatmap import HeatCell, HeatMap, heat_map
 from sprec_ray.types import EvalResult
 
 NUM_COLOURS = 4
+CELL_WIDTH = 84
 LAST_ITERATIONS = 3
 """Over whose policies a study averages (arXiv 2412.09243, section 5.4)."""
 
@@ -41,14 +42,16 @@ def genre_map(data: CompareData) -> str:
             column_title="",
             cells=cells,
             lower_is_better=True,
-            cell_width=84,
+            cell_width=CELL_WIDTH,
         )
     )
     explanation = note(
         "|GP - GH| at k = 1: the genre's share of the recommendations against its share of the users' histories, mean "
         "over seeds (SPRec's Fig. 3). The strongest colour is the fairest. Their mean over the genres is MGU@1."
     )
-    return explanation + f'<div class="scroll"><div class="floor wide-map">{drawn}</div></div>'
+    width = 120 + CELL_WIDTH * len(genres)  # a figure fills what is around it: neither tiny nor huge
+    sized = f'<div style="min-width:{width}px;max-width:{round(1.3 * width)}px">{drawn}</div>'
+    return explanation + f'<div class="scroll">{sized}</div>'
 
 
 def iteration_section(data: CompareData) -> str:

@@ -18,7 +18,7 @@ def published_section(data: CompareData) -> str:
         return ""
     theirs = published_numbers(data.published)
     keys = [key for key in PUBLISHED_COLUMNS if any(data.values(method.label, key) for method in data.table_methods)]
-    methods = [method for method in data.table_methods if method.name in theirs]
+    methods = [method for method in data.shown_methods if method.name in theirs]
     if not keys or not methods:
         return ""
     alike = {(label, key): ours * his > 0 for key in keys for label, ours, his in differences(data, key) if his}

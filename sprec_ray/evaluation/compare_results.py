@@ -124,6 +124,8 @@ class CompareData:
     """(dotted key, ours, SPRec's) where the dataset's configuration differs from the paper's settings."""
     pretraining: Cost = Cost()
     """Of the small Llama, once for all runs, as far as these runs made it."""
+    outside: Cost = Cost()
+    """Of the stages that were taken from runs which are not of this comparison, each once."""
     notes: tuple[str, ...] = ()
     """Sentences on settings that methods keep."""
     command: str = ""
@@ -131,6 +133,11 @@ class CompareData:
     total_s: float = 0.0
     """Seconds of the whole comparison; runs side by side add up to more."""
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shown_methods(self) -> list[MethodRecord]:
+        """The methods of the tables that have a finished run."""
+        return [method for method in self.table_methods if self.measured(method.label)]
 
     @property
     def table_methods(self) -> list[MethodRecord]:
@@ -191,6 +198,7 @@ def read_comparison(folder: Path) -> CompareData:
                 "significance": tuple(_significance(entry) for entry in values["significance"]),
                 "from_paper": tuple(tuple(entry) for entry in values["from_paper"]),
                 "pretraining": Cost(**values["pretraining"]),
+                "outside": Cost(**values.get("outside", {})),  # files written before it was counted lack it
                 "notes": tuple(values["notes"]),
             }
         )

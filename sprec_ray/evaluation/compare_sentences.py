@@ -21,9 +21,13 @@ SIMPLE = {
 def compare_warnings(data: CompareData) -> list[str]:
     """What a reader must know before the numbers."""
     found = [f"{run.name} failed: {run.error or 'no message was kept'}" for run in data.runs if run.status == "failed"]
-    unfinished = [run.name for run in data.runs if run.status == "unfinished"]
+    unfinished: dict[str, list[str]] = {}
+    for run in data.runs:
+        if run.status == "unfinished":
+            unfinished.setdefault(run.method, []).append(str(run.seed))
     if unfinished:
-        found.append(f"Not finished: {', '.join(unfinished)}. The command above continues the comparison.")
+        listed = ", ".join(f"{method} (seed {', '.join(seeds)})" for method, seeds in unfinished.items())
+        found.append(f"Not finished: {listed}. The command above continues the comparison.")
     return [*found, *data.notes, *simple_sentences(data)]
 
 

@@ -139,6 +139,6 @@ def _pairs(data: CompareData, columns: Sequence[Column]) -> Iterator[tuple[str, 
     against: dict[tuple[str, str], list[Column]] = {}
     for column in columns:
         best, second = best_two(data, column)
-        if best is not None and second is not None and second != BASELINE:
+        if best is not None and second is not None and BASELINE not in (best, second):
             against.setdefault((best, second), []).append(column)
     yield from ((best, second, asked) for (best, second), asked in against.items())

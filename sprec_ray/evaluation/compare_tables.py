@@ -64,7 +64,7 @@ def best_two(data: CompareData, column: Column) -> tuple[str | None, str | None]
     return order[0], order[1]
 
 
-def tested(data: CompareData, method: str, rival: str | None, key: str) -> Significance | None:
+def tested(data: CompareData, method: str, rival: str, key: str) -> Significance | None:
     """What the bootstrap says of a method against a rival."""
     found = (s for s in data.significance if (s.method, s.rival, s.metric) == (method, rival, key))
     return next(found, None)
@@ -77,14 +77,16 @@ def marks(data: CompareData, label: str, column: Column) -> str:
     if against is not None and against.p < LEVEL and against.difference:
         found += "▲" if (against.difference > 0) != column.lower_is_better else "▼"
     best, second = best_two(data, column)
-    leading = tested(data, label, second, column.key) if label == best else None
+    leading = None
+    if label == best and second is not None:  # against BIGRec either may be the first of the two
+        leading = tested(data, label, second, column.key) or tested(data, second, label, column.key)
     return found + ("†" if leading is not None and leading.p < LEVEL else "")
 
 
 def table_rows(data: CompareData) -> list[Row]:
-    """The methods in the order of the command, then popularity and random titles where they are no methods."""
+    """The methods with a finished run, then popularity and random titles where they are no methods."""
     rows = []
-    for method in data.table_methods:
+    for method in data.shown_methods:
         done = len(data.measured(method.label))
         total = len(data.seeds)
         rows.append(Row(method.label, True, "" if done == total else f"{done} of {total} seeds"))
@@ -138,7 +140,8 @@ def legend_sentences(data: CompareData) -> Iterable[str]:
     )
     ranked = ", ".join(method.label for method in ranked_methods(data) if data.measured(method.label))
     yield (
-        f"Each value is that of the run's last policy on the {data.split} rows. The best of {ranked} is bold, the second best underlined, in the "
+        f"Each value is that of the run's last policy on the {data.split} rows. The best of {ranked} is bold, the "
+        "second best underlined, in the "
         "direction of the arrow; the other rows are for orientation (random titles are diverse and of no use)."
     )
     if data.significance:

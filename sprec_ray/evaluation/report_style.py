@@ -24,6 +24,7 @@ dt{font-size:12px;color:var(--muted)}dd{margin:0;overflow-wrap:anywhere}
 .warning{margin-top:28px;background:var(--warn);border-left:4px solid var(--warnline);border-radius:4px;
 padding:14px 20px}
 .warning h2{font-size:15px;margin:0 0 6px}.warning ul{margin:0;padding-left:18px}
+.warning li{overflow-wrap:anywhere}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:14px}
 th,td{padding:7px 12px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
@@ -121,7 +122,8 @@ COMPARE_STYLE = (
 .results td,.results tbody th{vertical-align:top}
 sup{font-size:9.5px;line-height:0;color:var(--muted)}
 table.wrap td{vertical-align:top;font-size:13px}table.wrap tbody th{vertical-align:top}
-main{max-width:1320px}.wide-map{max-width:1000px}
+table.wrap td:last-child{min-width:300px}
+main{max-width:1320px}
 """
 )
 """The same with what only the page of a comparison shows."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sprec_ray.artifacts import Stage, write_json
-from sprec_ray.cluster.compare_records import method_record, pretraining_cost, run_costs, run_is_done
+from sprec_ray.cluster.compare_records import adopted_costs, method_record, pretraining_cost, run_costs, run_is_done
 from sprec_ray.cluster.sharing import ORIGIN
 from sprec_ray.cluster.timeline import TIMELINE
 from sprec_ray.config import RunConfig
@@ -73,6 +73,7 @@ def test_a_run_alone_costs_what_it_took_from_others_too(runs: Path, config: RunC
     spent, alone, shared = run_costs(config, runs / "second")
     assert spent == Cost(cpu_s=28.0, trained_tokens=500)
     assert alone == Cost(cpu_s=28.0 + 68.0, trained_tokens=1500, decoded_tokens=30)
+    assert adopted_costs(config, runs / "second")[runs / "first", "sft"] == Cost(cpu_s=44.0, trained_tokens=1000)
     assert shared == {"data": "first", "sft": "first", "evaluations/sft": "first"}
 
 
@@ -93,6 +94,14 @@ def test_a_damaged_run_is_not_done(runs: Path, config: RunConfig) -> None:
     (runs / "first" / "report.html").write_text("")
     assert not run_is_done(config, runs / "first", "test")
     assert not run_is_done(config, runs / "first", "valid")
+
+
+def test_a_run_measured_with_fewer_iterations_is_not_done(tmp_path: Path) -> None:
+    measured = {"label": "iteration-0", "metrics": {}, "counts": {}}
+    write_json(tmp_path / "results-valid.json", {"results": [measured]})
+    for num_iterations, done in ((0, True), (1, True), (2, False)):
+        config = load_config([f"selfplay.num_iterations={num_iterations}"])
+        assert run_is_done(config, tmp_path, "valid") is done
 
 
 def test_a_method_is_described_by_its_file(tmp_path: Path) -> None:

@@ -145,13 +145,15 @@ def test_agreement_with_the_paper_is_by_sign_and_order() -> None:
 
 
 def test_cost_is_measured_in_runs_of_sprec() -> None:
-    """Nine finished runs spent 100 s each: 900 / 400 / 2 seeds = 1.1; alone 400 or 200: 2200 / 400 / 2 = 2.8."""
+    """Of five methods a run spends 100 s, so 500 / 400 = 1.2 times; alone 4 x 200 + 400: 1200 / 400 = 3.0."""
     data = comparison()
     assert unit_cost(data) == 400.0
     assert total_sentence(data) == (
-        "The comparison took 1 h 00 min. 5 methods cost 1.1 times one run of sprec per seed; had nothing been shared "
-        "they would cost 2.8 times."
+        "The comparison took 1 h 00 min. With one seed the 5 methods that have finished cost 1.2 times one run of "
+        "sprec; had nothing been shared, 3.0 times."
     )
+    earlier = replace(data, outside=Cost(cpu_s=800.0))
+    assert "cost, with what was taken from earlier runs, 2.2 times" in total_sentence(earlier)
     assert Cost(cpu_s=1, trained_tokens=2) + Cost(cpu_s=2, decoded_tokens=3) == Cost(
         cpu_s=3, trained_tokens=2, decoded_tokens=3
     )
