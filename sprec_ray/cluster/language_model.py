@@ -81,7 +81,8 @@ def cached_model(
 
 
 def _content(example: Example) -> tuple[Any, ...]:
-    return example.example_id, example.history, example.target, example.candidates
+    content = example.example_id, example.history, example.target
+    return (*content, example.candidates) if example.candidates else content
 
 
 def _pretrain(
