@@ -16,6 +16,14 @@ PAIRS = [config for config in CONFIGS if "task: pairs" in (ROOT / config).read_t
 PRESETS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs" / "presets").glob("*.yaml"))
 
 
+def test_the_tree_of_the_readme_lists_every_module() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Tree")[2]
+    listed = {line.split()[0].rpartition("/")[2] for line in tree.splitlines() if line.strip()}
+    folders = ("sprec_ray", "jobs", "benchmarks", "docs")
+    files = [file for name in folders for file in (ROOT / name).rglob("*.*") if file.suffix in {".py", ".md"}]
+    assert sorted(str(file.relative_to(ROOT)) for file in files if file.name not in listed | {"__init__.py"}) == []
+
+
 def test_the_table_of_keys_is_the_generated_one() -> None:
     document = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     made = runpy.run_path(str(ROOT / "docs" / "make_configuration.py"))["render_document"](document)
