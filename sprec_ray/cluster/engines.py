@@ -248,10 +248,8 @@ class Engines:
         delivery["kept"] = self._push
         with self._lock:
             pool = self._decoders_turn(model_path)
-            rows = [
-                (row.example_id, self._encoder.prompt(row.history, candidates=row.candidates, room=self._room))
-                for row in examples
-            ]
+            prompt = partial(self._encoder.prompt, room=self._room)
+            rows = [(row.example_id, prompt(row.history, candidates=row.candidates)) for row in examples]
             with self._clock.span(f"{delivery.get('label', 'decoding')}: swap", "load"):
                 pool.load_adapter(policy)
                 if policy is not None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sprec_ray.evaluation.markup import escape, note, number, table
+from sprec_ray.evaluation.report_units import UNITS
 from sprec_ray.types import EvalResult
 
 DISPLAY_NAMES = {
@@ -55,42 +56,6 @@ UNDIRECTED = {"head_share", "mid_share", "tail_share", "arp", "token_bias"}
 """Neither a higher nor a lower value is better as such."""
 MORE = ("gini", "entropy", "coverage", "head_share", "mid_share", "tail_share", "arp", "ild", "token_bias")
 """The metrics of the second table."""
-UNITS = {
-    "hr": "share of rows",
-    "ndcg": "mean gain, 0 to 1",
-    "div_ratio": "share of places",
-    "or_ratio": "share of places",
-    "mgu": "mean gap in share",
-    "dgu": "range of gaps in share",
-    "mgu_whole": "mean gap in share",
-    "dgu_whole": "range of gaps in share",
-    "gini": "0 equal, 1 one title",
-    "entropy": "nats",
-    "coverage": "share of titles",
-    "head_share": "share of recommendations",
-    "mid_share": "share of recommendations",
-    "tail_share": "share of recommendations",
-    "arp": "mean training events",
-    "ild": "mean Jaccard distance",
-    "token_bias": "difference of shares of words",
-    "mrr": "mean of 1 / rank",
-    "target_logp": "nats",
-    "valid": "share of answers",
-    "mass": "probability",
-    "auc": "share of pairs over all rows",
-    "auc_mean_logp": "share of pairs over all rows",
-    "auc_sum_logp": "share of pairs over all rows",
-    "pair_accuracy": "share of rows",
-    "pair_accuracy_mean_logp": "share of rows",
-    "pair_accuracy_sum_logp": "share of rows",
-    "hit_ratio": "share of rows",
-    "hit_ratio_valid": "share of valid rows",
-    "valid_ratio": "share of rows",
-    "title_ratio": "share of answers",
-    "hit_ratio_published": "share of rows",
-    "hit_ratio_valid_published": "share of valid rows",
-    "valid_ratio_published": "share of rows",
-}
 PAIRS = tuple(name for name in DISPLAY_NAMES if name.startswith(("auc", "pair_accuracy")))
 """The metrics of liked and disliked titles."""
 _POLICY = re.compile(r"base|sft|iteration-\d+")
