@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sprec_ray.artifacts import MARKER, ArtifactError, Stage, as_eval_result, read_json
+from sprec_ray.cluster.recommending import RECOMMENDER
 from sprec_ray.cluster.run import is_finished
 from sprec_ray.cluster.sharing import origin
 from sprec_ray.cluster.sweep_records import is_span_of
@@ -101,8 +102,9 @@ def adopted_costs(config: RunConfig, folder: Path) -> dict[tuple[Path, str], Cos
         name, maker = marker.parent.relative_to(folder).as_posix(), origin(marker.parent)
         if maker is None or maker == folder:
             continue
-        spans = [span for span in read_timeline(maker) if is_span_of(name, span.name)]
-        is_known = bool(spans) or name.endswith("/groups")  # pairing takes no time worth a span
+        span_of = config.collaborative.model if name == RECOMMENDER else name
+        spans = [span for span in read_timeline(maker) if span.name == span_of or is_span_of(name, span.name)]
+        is_known = bool(spans) or name.endswith(("/groups", f"/{RECOMMENDER}"))  # what takes no time worth a span
         cost = _tokens(Stage(marker.parent)) + _sum(_span_cost(config, span) for span in spans)
         costs[maker, name] = cost if is_known else None
     return costs
