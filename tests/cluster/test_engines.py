@@ -159,5 +159,5 @@ def test_a_decoder_reserves_the_gpus_of_its_tensor_parallel_engine(
     monkeypatch.setattr("sprec_ray.cluster.engines.catalog_index", lambda *_, **__: INDEX)
     monkeypatch.setattr("sprec_ray.cluster.engines.pack", lambda path, names=(): None)
     config = DecodingConfig(engine="vllm", tensor_parallel_size=2, gpus_per_decoder=1)
-    Engines(RunConfig(decoding=config), tmp_path, Clock(tmp_path))._start_decoders("model")
+    Engines(RunConfig(decoding=config), tmp_path, Clock(tmp_path), lambda: INDEX.titles)._start_decoders("model")
     assert (told[0].reserved_gpus, told[1].tensor_parallel_size) == (2, 2)
