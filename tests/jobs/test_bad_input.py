@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sprec_ray.artifacts import ArtifactError
 from sprec_ray.cluster import run
 from sprec_ray.cluster.run import train_selfplay
 from sprec_ray.config import ConfigError
@@ -66,7 +67,7 @@ def test_limits_beyond_the_models_context_are_named_before_ray_starts(tmp_path: 
 def test_grounding_that_is_not_installed_is_named_before_anything_is_trained(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs sentence-transformers: pip install"):
         train_selfplay(load_config([f"output_dir={tmp_path}", "evaluation.grounding=sentence"]))
 
@@ -74,7 +75,7 @@ def test_grounding_that_is_not_installed_is_named_before_anything_is_trained(
 @pytest.mark.usefixtures("no_ray")
 def test_a_second_process_in_the_same_run_is_refused(tmp_path: Path) -> None:
     config = load_config([f"output_dir={tmp_path}"])
-    with run.open_run(config), pytest.raises(ConfigError, match=r"another process is running .*demo; wait for it"):
+    with run.open_run(config), pytest.raises(ArtifactError, match=r"another process is running .*demo; wait for it"):
         train_selfplay(config)
 
 
