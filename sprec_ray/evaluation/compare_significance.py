@@ -69,8 +69,9 @@ class RankedRows:
         self._given: dict[tuple[str, int], Recommendations] = {}
 
     def seeds(self, label: str) -> set[int]:
-        """The seeds with which a method has ranked the rows."""
-        return {seed for (method, seed), file in self._files.items() if method == label and file.is_file()}
+        """The seeds with which a method has ranked the catalogue; rankings of candidates have none beside them."""
+        ranked = ((seed, file) for (method, seed), file in self._files.items() if method == label and file.is_file())
+        return {seed for seed, file in ranked if _kept_genres(file).is_file()}
 
     def given(self, label: str, seed: int) -> Recommendations:
         """What a run recommended."""
@@ -91,11 +92,15 @@ class RankedRows:
                 targets=[row.target for row in rows],
                 histories=[row.history for row in rows],
                 catalog=catalog,
-                kept_genres=tuple(read_json(file.parents[1] / "catalog" / "genre_dict.json")),
+                kept_genres=tuple(read_json(_kept_genres(file))),
                 popularity=Counter(example.target for example in train if example.target in catalog),
                 ks=(places,),
             )
         return self._task
+
+
+def _kept_genres(ranked: Path) -> Path:
+    return ranked.parents[1] / "catalog" / "genre_dict.json"
 
 
 def significance_table(data: CompareData) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,13 @@ def test_runs_without_rankings_are_not_tested(data: CompareData, tmp_path: Path)
         file.unlink()
     assert bootstrap_differences(data, tmp_path) == ()
     assert significance_table(data) == ""
+
+
+def test_rankings_of_candidates_are_not_tested(data: CompareData, tmp_path: Path) -> None:
+    """They are written as ``grounded.json`` too, without the catalogue beside them."""
+    for folder in tmp_path.glob("*/evaluations/catalog"):
+        shutil.rmtree(folder)
+    assert bootstrap_differences(data, tmp_path) == ()
 
 
 def test_only_seeds_that_both_have_are_compared(data: CompareData, tmp_path: Path) -> None:
