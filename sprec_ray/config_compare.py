@@ -58,7 +58,7 @@ class CompareConfig:
     """The rows that policies are measured on."""
     published: Published = "auto"
     """Whose published numbers stand beside ours; ``auto`` takes those of a dataset's file of that name."""
-    num_resamples: PositiveInt = 2000
+    num_resamples: Annotated[int, Field(ge=100)] = 2000
     """Of the paired bootstrap."""
     max_concurrent_trials: Concurrency = "auto"
     """Runs at a time; never more than the cluster has room for as whole runs."""

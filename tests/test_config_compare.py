@@ -121,6 +121,7 @@ def test_the_dataset_is_what_methods_are_laid_over(dataset: Path) -> None:
         (["methods=[sprec]", "sprek.sft.num_epochs=1"], r"sprek.sft.num_epochs: did you mean sprec.sft.num_epochs\?"),
         (["methods=[sprec]", "selfplay.num_negatives=2"], r"method sprec: selfplay.num_negatives=2 needs"),
         (["methods=[sprec]", "output_dir=s3://bucket"], r"runs share files by links; give a folder"),
+        (["methods=[sprec]", "num_resamples=10"], r"num_resamples=10: input should be greater than or equal to 100"),
         (["methods=[sprec]", "name=a/b"], r"must be a folder name"),
     ],
 )
