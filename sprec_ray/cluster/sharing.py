@@ -55,7 +55,13 @@ _DEPENDS_ON: dict[str, tuple[str, ...]] = {
     "evaluations/sft": (*_MEASURED, "sft."),
     "iteration-0/sft": (*_POLICY, "selfplay.num_examples", "selfplay_sft."),
     "iteration-0/rollouts": _ROLLOUTS,
-    "iteration-0/groups": (*_ROLLOUTS, "selfplay.random_ratio", "preference.oracle", "collaborative."),
+    "iteration-0/groups": (
+        *_ROLLOUTS,
+        "selfplay.random_ratio",
+        "preference.oracle",
+        "collaborative.",
+        *("evaluation.grounding", "evaluation.sentence_model"),  # what says which titles are similar
+    ),
 }
 """Per stage the settings, or sections (with a dot), that it depends on; every other stage depends on all."""
 
