@@ -124,10 +124,13 @@ def _span_cost(config: RunConfig, span: Span) -> Cost:
 
 
 def _processors(config: RunConfig, span: Span) -> Cost:
-    """A span's seconds times the processors that its side reserves: decoders, else workers; one CPU for the data."""
+    """A span's seconds times the processors that its side reserves: decoders, else workers.
+
+    The data and the collaborative model are made in the driver: one CPU.
+    """
     training, decoding = config.training, config.decoding
     cpus, gpus = training.num_workers * training.cpus_per_worker, training.num_workers * training.gpus_per_worker
-    if span.name == "data":
+    if span.name in ("data", config.collaborative.model):
         cpus, gpus = 1.0, 0.0
     elif span.kind == "decode" or span.name.endswith(": swap"):
         cpus, gpus = decoding.num_decoders * decoding.cpus_per_decoder, decoding.num_decoders * decoding.reserved_gpus

@@ -119,3 +119,10 @@ def test_a_method_is_described_by_its_file(tmp_path: Path) -> None:
     assert sprec.variant_settings == {"selfplay.negatives": ("beam", "greedy")}
     assert (sprec.kind, last.kind) == ("language model", "simple")
     assert last.variant_settings == {}
+
+
+def test_a_collaborative_model_takes_no_gpu(tmp_path: Path) -> None:
+    """It is trained in the driver, before the workers that hold GPUs are launched."""
+    spans(tmp_path, ("sasrec", "compute", 60.0))
+    config = load_config(["training.num_workers=4", "training.gpus_per_worker=1", "decoding.gpus_per_decoder=1"])
+    assert run_costs(config, tmp_path)[0] == Cost(cpu_s=60.0)
