@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import config_to_dict, explain, flatten, load_config, read_yaml, scalar
-from sprec_ray.config_sections import STRICT, NonNegativeInt, PositiveInt
+from sprec_ray.config_sections import STRICT, NonNegativeInt
 from sprec_ray.config_sweep import Concurrency, Trial, overrides
 
 Variant = Literal["paper", "reference"]
