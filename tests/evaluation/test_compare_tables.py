@@ -154,6 +154,10 @@ def test_cost_is_measured_in_runs_of_sprec() -> None:
     )
     earlier = replace(data, outside=Cost(cpu_s=800.0))
     assert "cost, with what was taken from earlier runs, 2.2 times" in total_sentence(earlier)
+    unknown = replace(
+        data, runs=tuple(replace(each, alone=None) if each.method == "bigrec" else each for each in data.runs)
+    )
+    assert total_sentence(unknown).endswith("cost 1.2 times one run of sprec.")
     assert Cost(cpu_s=1, trained_tokens=2) + Cost(cpu_s=2, decoded_tokens=3) == Cost(
         cpu_s=3, trained_tokens=2, decoded_tokens=3
     )
