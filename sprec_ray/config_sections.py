@@ -115,6 +115,8 @@ class DataConfig:
     def _check_pairs(self) -> DataConfig:
         if self.source == "dmpo" and self.task != "pairs":
             raise ValueError("data.source=dmpo holds liked and disliked titles; set data.task=pairs")
+        if self.task != "pairs" and self.answer != "ranking":
+            raise ValueError(f"data.answer={self.answer} is an answer to data.task=pairs; set that, or leave it out")
         if self.task == "pairs" and self.source in {"demo", "sprec"}:
             raise ValueError(
                 f"data.task=pairs needs ratings, and data.source={self.source} has none; set data.source=movielens, "

@@ -134,7 +134,7 @@ def test_a_mistake_is_one_sentence(dataset: Path, arguments: list[str], message:
 def test_every_shipped_method_fits_every_shipped_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     for file in ("configs/goodreads.yaml", "configs/ml-100k.yaml"):
-        methods = known_methods(file)
+        methods = [name for name in known_methods(file) if name != "tallrec"]  # it answers Yes. or No. to pairs
         assert {"bigrec", "sprec", "sasrec", "popularity"} <= set(methods)
         arguments = [file, f"methods=[{','.join(methods)}]", "data.path=x", "studies=[random_ratio,num_negatives]"]
         assert len(planned_runs(load_comparison([*arguments, "seeds=[0]"]))) == len(methods) + 9
