@@ -39,6 +39,7 @@ def number_or_valid(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 
 
 MicroBatchSize = Annotated[PositiveInt | Literal["auto"], WrapValidator(size_or_auto)]
+NumberOrValid = Annotated[NonNegativeFloat | Literal["valid"], WrapValidator(number_or_valid)]
 ExampleCount = Annotated[PositiveInt | Literal["all"], WrapValidator(count_or_all)]
 
 STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # a name like 2024 is a number to YAML
