@@ -74,6 +74,16 @@ def test_stages_are_not_taken_for_each_other() -> None:
     assert stage_key(config, "evaluations-valid/base") != stage_key(few, "evaluations-valid/base")
 
 
+def test_a_new_metric_renames_the_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version stays the same while a version is made."""
+    before = keys()
+    monkeypatch.setattr(sharing, "METRICS", {**sharing.METRICS, "novelty": None})
+    after = keys()
+    assert [stage for stage in STAGES if before[stage] != after[stage]] == [
+        stage for stage in STAGES if stage.startswith("evaluations")
+    ]
+
+
 def test_changed_raw_files_rename_everything(tmp_path: Path) -> None:
     (tmp_path / "u.data").write_text("1")
     arguments = ("data.source=movielens", f"data.path={tmp_path}")
