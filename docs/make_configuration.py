@@ -31,6 +31,7 @@ TYPES = {
     "NonNegativeFloat": "number >= 0",
     "Share": "number from 0 to 1",
     "ExampleCount": "whole number > 0, or `all`",
+    "NumberOrValid": "number >= 0, or `valid`",
     "MicroBatchSize": "whole number > 0, or `auto`",
 }
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}

@@ -249,6 +249,7 @@ class RunConfig:
             )
         unread = (
             ("sft.weighting", self.sft.weighting, "none"),
+            ("selfplay_sft.weighting", self.selfplay_sft.weighting, "none"),
             ("preference.oracle", self.preference.oracle, False),
             ("evaluation.adjustment", self.evaluation.adjustment, "none"),
         )

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import config_to_dict, explain, flatten, load_config, read_yaml, scalar
-from sprec_ray.config_sections import STRICT, NonNegativeInt, PositiveInt
+from sprec_ray.config_sections import STRICT, NonNegativeInt
 from sprec_ray.config_sweep import Concurrency, Trial, overrides
 
 Variant = Literal["paper", "reference"]
@@ -58,7 +58,7 @@ class CompareConfig:
     """The rows that policies are measured on."""
     published: Published = "auto"
     """Whose published numbers stand beside ours; ``auto`` takes those of a dataset's file of that name."""
-    num_resamples: PositiveInt = 2000
+    num_resamples: Annotated[int, Field(ge=100)] = 2000
     """Of the paired bootstrap."""
     max_concurrent_trials: Concurrency = "auto"
     """Runs at a time; never more than the cluster has room for as whole runs."""

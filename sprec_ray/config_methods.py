@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, WrapValidator, model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from sprec_ray.config_sections import (
@@ -13,10 +13,10 @@ from sprec_ray.config_sections import (
     MicroBatchSize,
     NonNegativeFloat,
     NonNegativeInt,
+    NumberOrValid,
     PositiveFloat,
     PositiveInt,
     Share,
-    number_or_valid,
 )
 
 
@@ -113,7 +113,7 @@ class EvaluationConfig:
     """A second opinion on every title: the share of training events it has, or the collaborative model's probability.
     A ranking by probability adds gamma times its logarithm (D3); one by distance divides by (1 + it) to the gamma
     (BIGRec)."""
-    gamma: Annotated[NonNegativeFloat | Literal["valid"], WrapValidator(number_or_valid)] = 1.0
+    gamma: NumberOrValid = 1.0
     """Weight of the adjustment, (1 - g) / g in the terms of D3; ``valid`` takes the best on the validation rows."""
 
 

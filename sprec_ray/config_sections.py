@@ -39,6 +39,7 @@ def number_or_valid(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 
 
 MicroBatchSize = Annotated[PositiveInt | Literal["auto"], WrapValidator(size_or_auto)]
+NumberOrValid = Annotated[NonNegativeFloat | Literal["valid"], WrapValidator(number_or_valid)]
 ExampleCount = Annotated[PositiveInt | Literal["all"], WrapValidator(count_or_all)]
 
 STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # a name like 2024 is a number to YAML
@@ -115,6 +116,8 @@ class DataConfig:
     def _check_pairs(self) -> DataConfig:
         if self.source == "dmpo" and self.task != "pairs":
             raise ValueError("data.source=dmpo holds liked and disliked titles; set data.task=pairs")
+        if self.task != "pairs" and self.answer != "ranking":
+            raise ValueError(f"data.answer={self.answer} is an answer to data.task=pairs; set that, or leave it out")
         if self.task == "pairs" and self.source in {"demo", "sprec"}:
             raise ValueError(
                 f"data.task=pairs needs ratings, and data.source={self.source} has none; set data.source=movielens, "

@@ -133,6 +133,7 @@ def test_a_section_given_a_value_says_how_to_write_it(tmp_path: Path) -> None:
         (["data.source=dmpo", "data.path=x"], ("data.source=dmpo", "set data.task=pairs")),
         ([*HUGGINGFACE_PAIRS], ("set data.rating_column",)),
         ([*DMPO, "selfplay.num_iterations=2"], ("selfplay.num_iterations=2", "preference.num_epochs")),
+        (["data.answer=yes_no"], ("data.answer=yes_no", "set that, or leave it out")),
         ([*DMPO, "data.answer=yes_no", "selfplay.num_iterations=1"], ("data.answer=yes_no", "SFT only")),
         ([*DMPO, "selfplay.num_iterations=1", "sft.weighting=genre"], ("sft.weighting=genre has no effect",)),
         (["data.split=[0.8,0.1,0.2]"], ("data.split=[0.8, 0.1, 0.2]", "must sum to 1")),

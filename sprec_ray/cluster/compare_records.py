@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def run_costs(config: RunConfig, folder: Path) -> tuple[Cost, Cost | None, dict[
 
     Launching engines, which runs keep for one another, and pre-training are in neither.
     """
-    spent = _sum(_span_cost(config, span) for span in read_timeline(folder))
+    spent = _sum(_span_cost(config, span) for span in _own_time(folder))
     adopted = adopted_costs(config, folder)
     for marker in folder.rglob(MARKER):
         if marker.parent.relative_to(folder).as_posix() not in {stage for _, stage in adopted}:
@@ -103,11 +104,34 @@ def adopted_costs(config: RunConfig, folder: Path) -> dict[tuple[Path, str], Cos
         if maker is None or maker == folder:
             continue
         span_of = config.collaborative.model if name == RECOMMENDER else name
-        spans = [span for span in read_timeline(maker) if span.name == span_of or is_span_of(name, span.name)]
+        spans = [span for span in _own_time(maker) if span.name == span_of or is_span_of(name, span.name)]
         is_known = bool(spans) or name.endswith(("/groups", f"/{RECOMMENDER}"))  # what takes no time worth a span
         cost = _tokens(Stage(marker.parent)) + _sum(_span_cost(config, span) for span in spans)
         costs[maker, name] = cost if is_known else None
     return costs
+
+
+def _own_time(folder: Path) -> list[Span]:
+    """The spans of a run, each second once.
+
+    A span of decoding holds the swap to its adapter, which has a span of its own, and the first of an engine also the
+    wait for its launch.
+    """
+    spans = read_timeline(folder)
+    launches = [span for span in spans if span.kind == "launch" and span.name == "decoders"]
+    return [
+        dataclasses.replace(span, duration_s=span.duration_s - sum(_overlap(span, launch) for launch in launches))
+        if span.kind == "decode"
+        else span
+        for span in spans
+        if not span.name.endswith(": swap")
+    ]
+
+
+def _overlap(first: Span, second: Span) -> float:
+    """Seconds that two spans have in common."""
+    end = min(first.start_s + first.duration_s, second.start_s + second.duration_s)
+    return max(0.0, end - max(first.start_s, second.start_s))
 
 
 def pretraining_cost(config: RunConfig, folder: Path) -> Cost:
@@ -124,12 +148,15 @@ def _span_cost(config: RunConfig, span: Span) -> Cost:
 
 
 def _processors(config: RunConfig, span: Span) -> Cost:
-    """A span's seconds times the processors that its side reserves: decoders, else workers; one CPU for the data."""
+    """A span's seconds times the processors that its side reserves: decoders, else workers.
+
+    The data and the collaborative model are made in the driver: one CPU.
+    """
     training, decoding = config.training, config.decoding
     cpus, gpus = training.num_workers * training.cpus_per_worker, training.num_workers * training.gpus_per_worker
-    if span.name == "data":
+    if span.name in ("data", config.collaborative.model):
         cpus, gpus = 1.0, 0.0
-    elif span.kind == "decode" or span.name.endswith(": swap"):
+    elif span.kind == "decode":
         cpus, gpus = decoding.num_decoders * decoding.cpus_per_decoder, decoding.num_decoders * decoding.reserved_gpus
     return Cost(cpu_s=span.duration_s * cpus, gpu_s=span.duration_s * gpus)
 

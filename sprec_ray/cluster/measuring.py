@@ -85,9 +85,11 @@ class Measurement:
         chooser, found = self._evaluator(self._data.valid[:_ROWS_TO_CHOOSE_BY]), {}
         metric = f"ndcg@{max(evaluation.k)}"
         for gamma in GAMMAS:
-            chunks = stage.partial / f"gamma-{gamma:g}"
-            rollouts = self._decode(policy, chooser.rows, chunks, f"{label}: valid rows, gamma {gamma:g}", gamma)
-            found[gamma] = chooser.result(label, policy, rollouts, gamma=gamma).metrics[metric]
+            chunks, name = stage.partial / f"gamma-{gamma:g}", f"{label}: valid rows, gamma {gamma:g}"
+            with self._clock.span(name, "decode"):
+                rollouts = self._decode(policy, chooser.rows, chunks, name, gamma)
+            with self._clock.span(f"{name}: grounding", "evaluate"):
+                found[gamma] = chooser.result(label, policy, rollouts, gamma=gamma).metrics[metric]
         best = max(found, key=lambda gamma: (found[gamma], -gamma))
         logger.info("%s: gamma %g of %s, by %s on %d valid rows", label, best, GAMMAS, metric, len(chooser.rows))
         return best, {metric: found}

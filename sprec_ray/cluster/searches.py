@@ -48,11 +48,12 @@ def check_catalog(config: RunConfig, catalog: Catalog) -> None:
         raise ConfigError(
             f"evaluation.k={max(config.evaluation.k)} exceeds the {len(catalog)} titles of the catalogue; lower it"
         )
-    if config.sft.weighting == "genre" and not any(catalog.genres.values()):
-        raise ConfigError(
-            "sft.weighting=genre needs genres, and the catalogue has none; name data.genres_column where the source "
-            "has one, or set sft.weighting=none"
-        )
+    for phase in ("sft", "selfplay_sft"):
+        if getattr(config, phase).weighting == "genre" and not any(catalog.genres.values()):
+            raise ConfigError(
+                f"{phase}.weighting=genre needs genres, and the catalogue has none; name data.genres_column where the "
+                f"source has one, or set {phase}.weighting=none"
+            )
 
 
 def max_beam_width(config: RunConfig) -> int:

@@ -20,6 +20,9 @@ from sprec_ray.artifacts import MARKER, Stage, read_json, take_lock, write_json
 from sprec_ray.config import RunConfig
 from sprec_ray.config_files import config_to_dict, flatten
 from sprec_ray.decoding.decoder import resolve_engine
+from sprec_ray.evaluation.candidates import CANDIDATE_METRICS
+from sprec_ray.evaluation.metrics import METRICS
+from sprec_ray.evaluation.pairs import PAIR_METRICS
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +58,13 @@ _DEPENDS_ON: dict[str, tuple[str, ...]] = {
     "evaluations/sft": (*_MEASURED, "sft."),
     "iteration-0/sft": (*_POLICY, "selfplay.num_examples", "selfplay_sft."),
     "iteration-0/rollouts": _ROLLOUTS,
-    "iteration-0/groups": (*_ROLLOUTS, "selfplay.random_ratio", "preference.oracle", "collaborative."),
+    "iteration-0/groups": (
+        *_ROLLOUTS,
+        "selfplay.random_ratio",
+        "preference.oracle",
+        "collaborative.",
+        *("evaluation.grounding", "evaluation.sentence_model"),  # what says which titles are similar
+    ),
 }
 """Per stage the settings, or sections (with a dot), that it depends on; every other stage depends on all."""
 
@@ -63,8 +72,9 @@ _DEPENDS_ON: dict[str, tuple[str, ...]] = {
 def stage_key(config: RunConfig, stage: str) -> str:
     """A name for what a stage will hold: the same for two runs exactly when they fill it with the same bytes.
 
-    It is a hash of the stage's place, the package's version, the settings that the stage depends on, and names, sizes
-    and times of change of the raw files and of a given model's files. Numbers depend on the machine and the installed
+    It is a hash of the stage's place, the package's version, the settings that the stage depends on, names, sizes and
+    times of change of the raw files and of a given model's files, and of an evaluation the metrics' names: one that
+    lacks a metric leaves a gap in a comparison's table. Numbers depend on the machine and the installed
     packages too, which a folder of runs is taken to have in common.
     """
     kind = stage.replace("evaluations-valid/", "evaluations/")
@@ -81,7 +91,8 @@ def stage_key(config: RunConfig, stage: str) -> str:
     files = _files(config.data.path) + _files(config.data.test_path)
     if "model.name_or_path" in settings:
         files += _files(config.model.name_or_path)
-    content = json.dumps([__version__, stage, sorted(settings.items()), files])
+    metrics = [*METRICS, *CANDIDATE_METRICS, *PAIR_METRICS] if kind.startswith("evaluations/") else []
+    content = json.dumps([__version__, stage, sorted(settings.items()), files, *metrics])
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 

@@ -60,9 +60,10 @@ def total_sentence(data: CompareData) -> str:
     spent = outside / num_seeds + sum(_mean_spent(data, method.label, on_gpu) for method in done)
     alone = sum(_mean_alone(data, method.label, on_gpu) for method in done)
     taken = ", with what was taken from earlier runs," if outside else ""
+    unshared = "" if math.isnan(alone) else f"; had nothing been shared, {alone / unit:.1f} times"
     return (
         f"{text} With one seed the {len(done)} methods that have finished cost{taken} {spent / unit:.1f} times one run "
-        f"of {UNIT}; had nothing been shared, {alone / unit:.1f} times."
+        f"of {UNIT}{unshared}."
     ).strip()
 
 

@@ -60,16 +60,18 @@ class RankedRows:
     def __init__(self, data: CompareData, runs: Path) -> None:
         folder = "evaluations" if data.split == "test" else f"evaluations-{data.split}"
         self._split, self._runs = data.split, runs
+        measured = {(run.method, run.seed): (run.name, run.measured) for run in data.runs if run.measured is not None}
         self._files = {
-            (run.method, run.seed): runs / run.name / folder / run.measured.label / "grounded.json"
-            for run in data.runs
-            if run.measured is not None
+            key: runs / name / folder / result.label / "grounded.json"
+            for key, (name, result) in measured.items()
+            if "hit_ratio@1" not in result.metrics  # a ranking of a prompt's candidates
         }
+        self._kept_genres = next((tuple(result.genre_gaps) for _, result in measured.values()), ())
         self._task: EvaluationTask | None = None
         self._given: dict[tuple[str, int], Recommendations] = {}
 
     def seeds(self, label: str) -> set[int]:
-        """The seeds with which a method has ranked the rows."""
+        """The seeds with which a method has ranked the catalogue."""
         return {seed for (method, seed), file in self._files.items() if method == label and file.is_file()}
 
     def given(self, label: str, seed: int) -> Recommendations:
@@ -91,7 +93,7 @@ class RankedRows:
                 targets=[row.target for row in rows],
                 histories=[row.history for row in rows],
                 catalog=catalog,
-                kept_genres=tuple(read_json(file.parents[1] / "catalog" / "genre_dict.json")),
+                kept_genres=self._kept_genres,
                 popularity=Counter(example.target for example in train if example.target in catalog),
                 ks=(places,),
             )

@@ -28,8 +28,10 @@ class Row:
 
 
 def table_columns(data: CompareData) -> list[Column]:
-    """The columns of SPRec's Table 1 that were measured; where none was, those of a run's own table."""
+    """The columns of SPRec's Table 1 that were measured; of other tasks those of a run's own table."""
     results = [result for method in data.table_methods for result in data.measured(method.label)]
+    if any("hit_ratio@1" in result.metrics for result in results):
+        return columns(results)  # candidates have HR and NDCG too, which are not their protocol's figures
     published = [key for key in PUBLISHED_COLUMNS if any(key in result.metrics for result in results)]
     return [column_of(key) for key in published] or columns(results) or all_columns(results)
 

@@ -44,7 +44,6 @@ def runs(tmp_path: Path) -> Path:
         ("pre-training", "compute", 20.0),
         ("sft", "load", 1.0),
         ("sft", "compute", 10.0),
-        ("sft: test rows: swap", "load", 1.0),
         ("sft: test rows", "decode", 4.0),
         ("sft: grounding", "evaluate", 2.0),
     )
@@ -62,9 +61,9 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_a_stage_costs_its_seconds_times_what_its_side_reserves(runs: Path, config: RunConfig) -> None:
-    """Data 1 s x 1; training and grounding 13 s x 4 CPUs; decoding and swap 5 s x 3 CPUs: 68. No launch."""
+    """Data 1 s x 1; training and grounding 13 s x 4 CPUs; decoding 4 s x 3 CPUs: 65. No launch."""
     spent, alone, shared = run_costs(config, runs / "first")
-    assert spent == Cost(cpu_s=1 + 13 * 4 + 5 * 3, trained_tokens=1000, decoded_tokens=30)
+    assert spent == Cost(cpu_s=1 + 13 * 4 + 4 * 3, trained_tokens=1000, decoded_tokens=30)
     assert (alone, shared) == (spent, {})
     assert pretraining_cost(config, runs / "first") == Cost(cpu_s=80.0)
 
@@ -72,7 +71,7 @@ def test_a_stage_costs_its_seconds_times_what_its_side_reserves(runs: Path, conf
 def test_a_run_alone_costs_what_it_took_from_others_too(runs: Path, config: RunConfig) -> None:
     spent, alone, shared = run_costs(config, runs / "second")
     assert spent == Cost(cpu_s=28.0, trained_tokens=500)
-    assert alone == Cost(cpu_s=28.0 + 68.0, trained_tokens=1500, decoded_tokens=30)
+    assert alone == Cost(cpu_s=28.0 + 65.0, trained_tokens=1500, decoded_tokens=30)
     assert adopted_costs(config, runs / "second")[runs / "first", "sft"] == Cost(cpu_s=44.0, trained_tokens=1000)
     assert shared == {"data": "first", "sft": "first", "evaluations/sft": "first"}
 
@@ -86,7 +85,7 @@ def test_the_cost_alone_is_unknown_once_the_maker_is_gone(runs: Path, config: Ru
 
 def test_gpus_count_where_they_are_reserved(runs: Path) -> None:
     config = load_config(["training.num_workers=2", "training.gpus_per_worker=1", "decoding.gpus_per_decoder=0.5"])
-    assert run_costs(config, runs / "first")[0].gpu_s == 13 * 2 + 5 * 0.5
+    assert run_costs(config, runs / "first")[0].gpu_s == 13 * 2 + 4 * 0.5
 
 
 def test_a_damaged_run_is_not_done(runs: Path, config: RunConfig) -> None:
@@ -119,3 +118,24 @@ def test_a_method_is_described_by_its_file(tmp_path: Path) -> None:
     assert sprec.variant_settings == {"selfplay.negatives": ("beam", "greedy")}
     assert (sprec.kind, last.kind) == ("language model", "simple")
     assert last.variant_settings == {}
+
+
+def test_a_collaborative_model_takes_no_gpu(tmp_path: Path) -> None:
+    """It is trained in the driver, before the workers that hold GPUs are launched."""
+    spans(tmp_path, ("sasrec", "compute", 60.0))
+    config = load_config(["training.num_workers=4", "training.gpus_per_worker=1", "decoding.gpus_per_decoder=1"])
+    assert run_costs(config, tmp_path)[0] == Cost(cpu_s=60.0)
+
+
+def test_the_seconds_of_a_swap_and_of_a_launch_are_not_counted_with_those_of_decoding(
+    tmp_path: Path, config: RunConfig
+) -> None:
+    """As runs write them: 20 s of decoding hold 15 s of waiting for the engines and 1 s of a swap. 5 s x 3 CPUs."""
+    rows = [
+        ("decoders", "launch", 1000.0, 15.0),
+        ("sft: test rows: swap", "load", 1015.0, 1.0),
+        ("sft: test rows", "decode", 999.0, 20.0),
+    ]
+    keys = ("name", "kind", "start", "duration")
+    (tmp_path / TIMELINE).write_text("".join(json.dumps(dict(zip(keys, row, strict=True))) + "\n" for row in rows))
+    assert run_costs(config, tmp_path)[0].cpu_s == pytest.approx(15.0)

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from sprec_ray.cluster.searches import evaluation_search, max_beam_width, negatives_search
+from sprec_ray.cluster.searches import check_catalog, evaluation_search, max_beam_width, negatives_search
 from sprec_ray.config import ConfigError, RunConfig
 from sprec_ray.config_files import load_config
+from sprec_ray.data.catalog import Catalog
 from sprec_ray.decoding.request import CatalogSearch
 
 
@@ -73,3 +74,12 @@ def test_settings_that_do_not_fit_together_name_the_remedy(settings: list[str], 
 def test_a_choice_among_candidates_is_one_greedy_text() -> None:
     config = configured("data.task=candidates", "selfplay.negatives=candidates", "selfplay.num_negatives=10")
     assert (evaluation_search(config), max_beam_width(config)) == (1, 1)
+
+
+@pytest.mark.parametrize("phase", ["sft", "selfplay_sft"])
+def test_weights_by_genre_need_genres_before_anything_is_trained(phase: str) -> None:
+    titles = tuple(f"T{index}" for index in range(20))
+    config = configured(f"{phase}.weighting=genre")
+    check_catalog(config, Catalog(titles, {"T0": ("drama",)}))
+    with pytest.raises(ConfigError, match=f"^{phase}.weighting=genre needs genres.*{phase}.weighting=none"):
+        check_catalog(config, Catalog(titles, {}))

@@ -39,6 +39,8 @@ CHANGES = {
     "selfplay.num_examples=7": STAGES[4:],
     "sft.num_epochs=9": STAGES[2:],
     "evaluation.num_genres=3": ("evaluations/base", "evaluations/sft", *STAGES[7:]),
+    "evaluation.grounding=sentence": ("evaluations/base", "evaluations/sft", *STAGES[6:]),
+    "evaluation.sentence_model=other": ("evaluations/base", "evaluations/sft", *STAGES[6:]),
     "seed=3": STAGES[1:],
     "training.weight_decay=0.1": STAGES[1:],
     "data.num_train=9": STAGES,
@@ -70,6 +72,16 @@ def test_stages_are_not_taken_for_each_other() -> None:
     assert stage_key(config, "evaluations/sft") != stage_key(config, "evaluations-valid/sft")
     few = load_config(["evaluation.k=[1]"])
     assert stage_key(config, "evaluations-valid/base") != stage_key(few, "evaluations-valid/base")
+
+
+def test_a_new_metric_renames_the_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version stays the same while a version is made."""
+    before = keys()
+    monkeypatch.setattr(sharing, "METRICS", {**sharing.METRICS, "novelty": None})
+    after = keys()
+    assert [stage for stage in STAGES if before[stage] != after[stage]] == [
+        stage for stage in STAGES if stage.startswith("evaluations")
+    ]
 
 
 def test_changed_raw_files_rename_everything(tmp_path: Path) -> None:

@@ -22,7 +22,10 @@ NUM_ROWS = 60
 
 @pytest.fixture
 def data(tmp_path: Path) -> CompareData:
-    """``bigrec`` recommends T0 to T4 to everybody; ``sprec`` ranks every target first, in both seeds."""
+    """``bigrec`` recommends T0 to T4 to everybody; ``sprec`` ranks every target first, in both seeds.
+
+    No run has the folder ``evaluations/catalog``: one that took its evaluations from others has none.
+    """
     targets = [TITLES[row % len(TITLES)] for row in range(NUM_ROWS)]
     answers = {
         "bigrec": [list(TITLES[:5])] * NUM_ROWS,
@@ -39,8 +42,11 @@ def data(tmp_path: Path) -> CompareData:
             )
             label = "sft" if name == "bigrec" else "iteration-0"
             write_json(folder / "evaluations" / label / "grounded.json", ranked)
-            write_json(folder / "evaluations" / "catalog" / "genre_dict.json", {"A": 0, "B": 0})
     runs = tuple(run(name, seed, MEANS[name], int(name == "sprec")) for name in answers for seed in (0, 1))
+    runs = tuple(
+        replace(each, results=tuple(replace(result, genre_gaps={"A": 0.0, "B": 0.0}) for result in each.results))
+        for each in runs
+    )
     made = (method("bigrec"), method("sprec"))
     return replace(comparison(), methods=made, runs=runs, significance=(), num_resamples=200)
 
@@ -64,6 +70,15 @@ def test_runs_without_rankings_are_not_tested(data: CompareData, tmp_path: Path)
         file.unlink()
     assert bootstrap_differences(data, tmp_path) == ()
     assert significance_table(data) == ""
+
+
+def test_rankings_of_candidates_are_not_tested(data: CompareData, tmp_path: Path) -> None:
+    """They are written as ``grounded.json`` too, and have HR and NDCG, but rank no catalogue."""
+    runs = []
+    for each in data.runs:
+        results = tuple(replace(result, metrics={**result.metrics, "hit_ratio@1": 0.1}) for result in each.results)
+        runs.append(replace(each, results=results))
+    assert bootstrap_differences(replace(data, runs=tuple(runs)), tmp_path) == ()
 
 
 def test_only_seeds_that_both_have_are_compared(data: CompareData, tmp_path: Path) -> None:

@@ -154,6 +154,10 @@ def test_cost_is_measured_in_runs_of_sprec() -> None:
     )
     earlier = replace(data, outside=Cost(cpu_s=800.0))
     assert "cost, with what was taken from earlier runs, 2.2 times" in total_sentence(earlier)
+    unknown = replace(
+        data, runs=tuple(replace(each, alone=None) if each.method == "bigrec" else each for each in data.runs)
+    )
+    assert total_sentence(unknown).endswith("cost 1.2 times one run of sprec.")
     assert Cost(cpu_s=1, trained_tokens=2) + Cost(cpu_s=2, decoded_tokens=3) == Cost(
         cpu_s=3, trained_tokens=2, decoded_tokens=3
     )
@@ -170,3 +174,14 @@ def test_a_study_is_not_in_the_tables() -> None:
     data = comparison()
     more = replace(data, methods=(*data.methods, point), runs=(*data.runs, run(point.label, 0, MEANS["sprec"], 3)))
     assert markdown_table(more, table_columns(more)) == markdown_table(data, table_columns(data))
+
+
+def test_a_choice_among_candidates_is_shown_by_its_own_figures() -> None:
+    """HR and NDCG of the candidates are of Table 1 too, and would hide HitRatio and ValidRatio."""
+    metrics = {"hit_ratio@1": 0.1, "valid_ratio": 0.9, "hr@1": 0.2, "hr@5": 0.4, "ndcg@5": 0.3}
+    data = comparison()
+    runs = [
+        replace(each, results=tuple(replace(result, metrics=metrics) for result in each.results)) for each in data.runs
+    ]
+    shown = [column.key for column in table_columns(replace(data, runs=tuple(runs)))]
+    assert shown[:3] == ["hit_ratio@1", "hit_ratio_valid@1", "valid_ratio"]

@@ -1,0 +1,56 @@
+"""How policies are measured with a second opinion, without Ray and without a model."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sprec_ray.artifacts import Stage, write_rows
+from sprec_ray.cluster.measuring import Measurement
+from sprec_ray.cluster.run_data import RunData
+from sprec_ray.cluster.timeline import Clock, read_timeline
+from sprec_ray.config_files import load_config
+from sprec_ray.data.catalog import Catalog
+from sprec_ray.evaluation.adjustment import GAMMAS
+from sprec_ray.types import Example, Hypothesis, Rollout
+
+TITLES = tuple(f"T{index}" for index in range(6))
+ROWS = [Example(example_id=str(row), history=("T1",), target=TITLES[row]) for row in range(4)]
+
+
+class Engines:
+    """Answers T0 to everything, after a while."""
+
+    decoder_name = "fake"
+    embed = None
+
+    def decode(self, policy: None, examples: list[Example], model_path: str, **_: Any) -> Any:
+        def result() -> list[Rollout]:
+            time.sleep(0.01)
+            answer = Hypothesis(text='"T0"\n', logp=-1.0, num_tokens=3, finished=True)
+            return [Rollout(example_id=example.example_id, hypotheses=(answer,)) for example in examples]
+
+        return SimpleNamespace(result=result)
+
+
+@pytest.fixture
+def measurement(tmp_path: Path) -> Measurement:
+    Catalog(TITLES, {}).write(tmp_path / "data" / "catalog.json")
+    for split in ("train", "valid", "test"):
+        write_rows(tmp_path / "data" / f"{split}.jsonl", ROWS)
+    config = load_config(["evaluation.adjustment=popularity", "evaluation.gamma=valid"])
+    data, clock = RunData(tmp_path / "data", "test"), Clock(tmp_path)
+    engines: Any = Engines()
+    return Measurement(config, data, engines, clock, model_path=lambda: "model", recommender=lambda: None)  # type: ignore[arg-type,return-value]
+
+
+def test_choosing_gamma_is_part_of_what_a_measurement_takes(measurement: Measurement, tmp_path: Path) -> None:
+    """Six times the validation rows are most of D3's decoding: the costs of a comparison are made of these spans."""
+    measurement.decode("sft", None, Stage(tmp_path / "evaluations" / "sft"), rows="test")
+    decoded = [span.name for span in read_timeline(tmp_path) if span.kind == "decode"]
+    assert decoded == [*(f"sft: valid rows, gamma {gamma:g}" for gamma in GAMMAS), "sft: test rows"]
+    assert all(span.duration_s >= 0.01 for span in read_timeline(tmp_path) if span.kind == "decode")
