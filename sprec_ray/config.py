@@ -192,20 +192,19 @@ class RunConfig:
         return self
 
     def _check_candidates(self) -> None:
-        if self.selfplay.negatives == "candidates":
-            if self.data.task != "candidates":
-                raise ValueError("selfplay.negatives=candidates draws from those of a prompt; set data.task=candidates")
-            if self.selfplay.num_negatives >= self.data.num_candidates:
-                raise ValueError(
-                    f"selfplay.num_negatives={self.selfplay.num_negatives} exceeds the {self.data.num_candidates - 1} "
-                    "candidates besides the target; lower it or raise data.num_candidates"
-                )
-        if self.data.task == "candidates" and max(self.evaluation.k) > self.data.num_candidates:
+        if self.data.task != "candidates":
+            return
+        if self.selfplay.negatives == "random" and self.selfplay.num_negatives >= self.data.num_candidates:
+            raise ValueError(
+                f"selfplay.num_negatives={self.selfplay.num_negatives} exceeds the {self.data.num_candidates - 1} "
+                "candidates besides the target; lower it or raise data.num_candidates"
+            )
+        if max(self.evaluation.k) > self.data.num_candidates:
             raise ValueError(
                 f"evaluation.k={max(self.evaluation.k)} exceeds data.num_candidates={self.data.num_candidates}, which "
                 "are all that is ranked; lower it"
             )
-        if self.data.task == "candidates" and self.evaluation.adjustment != "none":
+        if self.evaluation.adjustment != "none":
             raise ValueError(
                 f"evaluation.adjustment={self.evaluation.adjustment} weighs titles of the catalogue, and "
                 "data.task=candidates ranks a prompt's own; set evaluation.adjustment=none"
@@ -230,22 +229,36 @@ class RunConfig:
     def _check_method(self) -> None:
         if self.data.task == "pairs":
             self._check_pairs()
-        if self.preference.oracle and self.preference.loss != "rosepo":
-            raise ValueError(
-                f"preference.oracle=true smooths preference.loss=rosepo; {self.preference.loss} has no smoothing"
-            )
-        if self.evaluation.gamma == "valid" and self.evaluation.adjustment == "none":
-            raise ValueError(
-                "evaluation.gamma=valid weighs an adjustment; set evaluation.adjustment=collaborative or popularity"
-            )
-        if self.evaluation.adjustment == "collaborative" and self.collaborative.model == "random":
-            raise ValueError("evaluation.adjustment=collaborative with collaborative.model=random is no opinion")
+        preference, selfplay, evaluation = self.preference, self.selfplay, self.evaluation
+        asks_the_policy = selfplay.negatives in {"beam", "greedy", "sample"}
+        without_effect = (
+            ("preference.oracle=true", preference.oracle and preference.loss != "rosepo", "preference.loss=rosepo"),
+            ("preference.label_smoothing", preference.label_smoothing and preference.loss != "rosepo", "loss=rosepo"),
+            ("preference.margin", preference.margin and preference.loss != "simpo", "preference.loss=simpo"),
+            ("evaluation.gamma", evaluation.gamma != 1 and evaluation.adjustment == "none", "evaluation.adjustment"),
+            ("selfplay.random_ratio", selfplay.random_ratio and not asks_the_policy, "selfplay.negatives=beam"),
+            ("selfplay.exclude_history", selfplay.exclude_history and not asks_the_policy, "selfplay.negatives=beam"),
+        )
+        for key, is_idle, needed in without_effect:
+            if is_idle:
+                raise ValueError(f"{key} has an effect only with {needed}; set that, or leave it out")
+        if preference.oracle and preference.label_smoothing:
+            raise ValueError("preference.oracle=true smooths each pair by itself; leave preference.label_smoothing out")
+        needs_opinion = evaluation.adjustment == "collaborative" or preference.oracle
+        if needs_opinion and self.collaborative.model == "random":
+            raise ValueError("collaborative.model=random has no opinion for evaluation.adjustment or preference.oracle")
 
     def _check_pairs(self) -> None:
         if self.selfplay.num_iterations > (self.data.answer == "ranking"):
             raise ValueError(
                 f"selfplay.num_iterations={self.selfplay.num_iterations}: the answers of data.task=pairs are given, so "
                 "it is 1 (more preference.num_epochs train longer), or 0 with data.answer=yes_no, which is SFT only"
+            )
+        asks = self.selfplay.num_iterations and self.selfplay.preference and self.selfplay.negatives != "random"
+        if asks:
+            raise ValueError(
+                f"selfplay.negatives={self.selfplay.negatives} looks for negatives, and the answers of data.task=pairs "
+                "are given; set selfplay.negatives=random"
             )
         unread = (
             ("sft.weighting", self.sft.weighting, "none"),

@@ -79,10 +79,10 @@ class SelfPlayConfig:
     """Training examples drawn in each iteration, or ``all`` of them."""
     num_negatives: PositiveInt = 1
     """Rejected titles per example; 2N answers are decoded to find them."""
-    negatives: Literal["beam", "greedy", "sample", "random", "popular", "similar", "candidates"] = "beam"
-    """The policy's 2N best answers, its best one, 2N that are drawn from it without replacement; ``random`` titles are
-    the ablation RN (and DPO with random negatives). ``popular`` draws titles by their training events and ``similar``
-    takes those most like the target (RosePO); ``candidates`` draws from the prompt's own (S-DPO)."""
+    negatives: Literal["beam", "greedy", "sample", "random", "popular", "similar"] = "beam"
+    """The policy's 2N best answers, its best one, 2N that are drawn from it without replacement; ``random`` titles, of
+    those that the prompt lists where it lists any (S-DPO), are the ablation RN. ``popular`` draws titles by their
+    training events and ``similar`` takes those most like the target (RosePO)."""
     temperature: PositiveFloat = 1.0
     """Of ``sample``."""
     exclude_history: bool = False

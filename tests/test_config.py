@@ -46,7 +46,7 @@ def test_overrides_win_over_files_and_reach_nested_sections(tmp_path: Path) -> N
     assert (config.model.lora.rank, config.model.lora.alpha, config.seed) == (64, 4, 3)
 
 
-DMPO = ("data.source=dmpo", "data.task=pairs", "data.path=x")
+DMPO = ("data.source=dmpo", "data.task=pairs", "data.path=x", "selfplay.negatives=random")
 HUGGINGFACE_PAIRS = ("data.source=huggingface", "data.task=pairs", "data.path=x")
 
 
@@ -136,6 +136,7 @@ def test_a_section_given_a_value_says_how_to_write_it(tmp_path: Path) -> None:
         (["data.answer=yes_no"], ("data.answer=yes_no", "set that, or leave it out")),
         ([*DMPO, "data.answer=yes_no", "selfplay.num_iterations=1"], ("data.answer=yes_no", "SFT only")),
         ([*DMPO, "selfplay.num_iterations=1", "sft.weighting=genre"], ("sft.weighting=genre has no effect",)),
+        ([*DMPO, "selfplay.num_iterations=1", "selfplay.negatives=beam"], ("set selfplay.negatives=random",)),
         (["data.split=[0.8,0.1,0.2]"], ("data.split=[0.8, 0.1, 0.2]", "must sum to 1")),
         (["data.min_history=11"], ("data.min_history", "data.max_history")),
         (["name=a/b"], ("name='a/b'", "single folder name")),
@@ -254,13 +255,30 @@ def test_a_tensor_parallel_decoder_shares_no_gpu() -> None:
         load_config([*arguments, "decoding.placement=colocate"])
 
 
-CANDIDATES = ["data.task=candidates", "selfplay.negatives=candidates", "preference.loss=softmax_dpo"]
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["preference.oracle=true"], "preference.oracle=true has an effect only with preference.loss=rosepo"),
+        (["preference.label_smoothing=0.1"], "preference.label_smoothing has an effect only with"),
+        (["preference.margin=1"], "preference.margin has an effect only with preference.loss=simpo"),
+        (["evaluation.gamma=2"], "evaluation.gamma has an effect only with evaluation.adjustment"),
+        (["evaluation.gamma=valid"], "evaluation.gamma has an effect only with evaluation.adjustment"),
+        (["selfplay.random_ratio=0.5", "selfplay.negatives=similar"], "selfplay.random_ratio has an effect only with"),
+        (["selfplay.exclude_history=true", "selfplay.negatives=random"], "selfplay.exclude_history has an effect only"),
+        (["preference.loss=rosepo", "preference.oracle=true", "preference.label_smoothing=0.1"], "smooths each pair"),
+        (["evaluation.adjustment=collaborative", "collaborative.model=random"], "collaborative.model=random has no"),
+    ],
+)
+def test_settings_without_effect_are_refused(arguments: list[str], expected: str) -> None:
+    assert expected in message(*arguments)
+
+
+CANDIDATES = ["data.task=candidates", "selfplay.negatives=random", "preference.loss=softmax_dpo"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["selfplay.negatives=candidates"], "set data.task=candidates"),
         ([*CANDIDATES, "selfplay.num_negatives=20"], "exceeds the 19 candidates besides the target; lower it"),
         ([*CANDIDATES, "data.num_candidates=4", "evaluation.k=[1,5]"], "evaluation.k=5 exceeds data.num_candidates=4"),
         ([*CANDIDATES, "data.num_candidates=1"], "data.num_candidates"),

@@ -6,12 +6,14 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sprec_ray.artifacts import Stage, write_json
+from sprec_ray.baselines.fit import fit_recommender
 from sprec_ray.cluster.run_data import RunData
 from sprec_ray.cluster.worker import EmbedTask
 from sprec_ray.config import RunConfig
@@ -49,7 +51,7 @@ class Evaluator:
         adjustment: Callable[[], Adjustment],
     ) -> None:
         self._config, self._catalog, self._model_path = config, data.catalog, model_path
-        self.rows = rows
+        self.rows, self._train = rows, data.train
         """What is measured on."""
         self.waited_s = 0.0
         """Seconds of the last ``evaluate`` in which the training workers were busy with something else."""
@@ -101,13 +103,13 @@ class Evaluator:
 
     def evaluate_scores(self, label: str, scores_BI: npt.NDArray[np.floating], stage: Stage) -> EvalResult:
         """Rank titles by an array of scores and measure them; ``grounded.json`` as of ``evaluate``."""
-        ranking = Ranking(
-            ranked_BK=rank_scores(scores_BI, max(self._task.ks)),
-            names=self._catalog.titles,
-            counts={},
-        )
+        ranking = self._ranking_of(scores_BI)
         self._write_ranking(ranking, stage)
         return evaluate_ranking(label, ranking, self._task)
+
+    def _ranking_of(self, scores_BI: npt.NDArray[np.floating]) -> Ranking:
+        ranked_BK = rank_scores(scores_BI, max(self._task.ks))
+        return Ranking(ranked_BK=ranked_BK, names=self._catalog.titles, counts={})
 
     def _rank(self, label: str, policy: AdapterCheckpoint | None, rollouts: Sequence[Rollout], gamma: float) -> Ranking:
         self.waited_s = 0.0
@@ -140,24 +142,32 @@ class Evaluator:
         return dataclasses.replace(result, metrics={**result.metrics, **whole}, counts={**result.counts, **found})
 
     def _write_ranking(self, ranking: Ranking, stage: Stage) -> None:
-        """The ranked titles of every row, and beside the stage the catalogue in SPRec's format."""
         ranked = [[ranking.names[index] for index in row if index >= 0] for row in ranking.ranked_BK]
         write_json(stage.path / "grounded.json", ranked)
-        folder = stage.path.parent / "catalog"
+
+    def write_catalog(self, folder: Path) -> None:
+        """The catalogue in SPRec's format, for ``jobs.score_predictions``."""
         write_json(folder / "id2name.json", {str(index): title for index, title in enumerate(self._catalog.titles)})
         write_json(folder / "name2genre.json", self._catalog.genres)
         write_json(folder / "genre_dict.json", dict.fromkeys(self._task.kept_genres, 0))
         write_json(folder / "popularity.json", self._popularity)
 
     def baselines(self) -> list[EvalResult]:
-        """What the same rows give to the most popular titles and to random ones: below these nothing was learned."""
+        """What the same rows give to three rules that learn nothing: a trainer that cannot beat them must say so.
+
+        The most popular titles, what followed the history's last title in training, and random titles.
+        """
         places = max(self._task.ks)
         titles = self._catalog.titles
         popular = sorted(titles, key=lambda title: -self._popularity[title])[:places]
         rng = derive_rng(self._config.seed, "random baseline")
         drawn = [[titles[index] for index in rng.permutation(len(titles))[:places]] for _ in self.rows]
+        settings = dataclasses.replace(self._config.collaborative, model="last_item")
+        last_item = fit_recommender(settings, self._train, (), titles, seed=self._config.seed)
+        followed_BI = last_item.scores([example.history for example in self.rows])
         return [
             evaluate_predictions("popularity", None, self._task, ranked_titles=[popular] * len(self.rows)),
+            evaluate_ranking("last_item", self._ranking_of(followed_BI), self._task),
             evaluate_predictions("random", None, self._task, ranked_titles=drawn),
         ]
 

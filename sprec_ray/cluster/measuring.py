@@ -91,6 +91,8 @@ class Measurement:
             with self._clock.span(f"{name}: grounding", "evaluate"):
                 found[gamma] = chooser.result(label, policy, rollouts, gamma=gamma).metrics[metric]
         best = max(found, key=lambda gamma: (found[gamma], -gamma))
+        if best == max(GAMMAS):
+            logger.warning("%s: gamma %g is the largest of those tried; a larger one may be better", label, best)
         logger.info("%s: gamma %g of %s, by %s on %d valid rows", label, best, GAMMAS, metric, len(chooser.rows))
         return best, {metric: found}
 

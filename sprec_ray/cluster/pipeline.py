@@ -14,7 +14,7 @@ from pathlib import Path
 from sprec_ray.artifacts import Stage, as_eval_result, read_rollouts, read_rows, write_rows
 from sprec_ray.cluster.datasets import prepare_data
 from sprec_ray.cluster.engines import Engines
-from sprec_ray.cluster.evaluation import num_answer_tokens
+from sprec_ray.cluster.evaluation import Evaluator, num_answer_tokens
 from sprec_ray.cluster.kept import KeptEngines
 from sprec_ray.cluster.language_model import pretrained_model
 from sprec_ray.cluster.measuring import Measurement
@@ -76,7 +76,10 @@ class RayStages:
             results = [self.recommending.evaluate(self.evaluations, self.measurement.evaluator)]
             if on_result is not None:
                 on_result(results[0])
-        return [*results, *self.measurement.evaluator.baselines()]
+        evaluator = self.measurement.evaluator
+        if isinstance(evaluator, Evaluator):
+            evaluator.write_catalog(self.evaluations / "catalog")
+        return [*results, *evaluator.baselines()]
 
     @property
     def evaluations(self) -> Path:

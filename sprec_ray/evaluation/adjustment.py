@@ -15,8 +15,8 @@ from sprec_ray.data.catalog import Catalog
 
 Floats = npt.NDArray[np.float64]
 
-GAMMAS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
-"""What ``evaluation.gamma=valid`` chooses from; in the terms of D3, g from 1 to 1/3."""
+GAMMAS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""What ``evaluation.gamma=valid`` chooses from; in the terms of D3, g from 1 to 1/17."""
 
 
 class Adjustment:

@@ -31,7 +31,7 @@ model:
 training: {num_threads: 1}
 sft: {num_epochs: 1, global_batch_size: 12, micro_batch_size: 12, num_warmup_steps: 1}
 preference: {loss: dmpo, global_batch_size: 12, micro_batch_size: 6, num_warmup_steps: 1}
-selfplay: {num_iterations: 1, num_negatives: 3, sft: false}
+selfplay: {num_iterations: 1, num_negatives: 3, negatives: random, sft: false}
 """
 Make = Callable[..., RunConfig]
 

@@ -72,7 +72,7 @@ def test_settings_that_do_not_fit_together_name_the_remedy(settings: list[str], 
 
 
 def test_a_choice_among_candidates_is_one_greedy_text() -> None:
-    config = configured("data.task=candidates", "selfplay.negatives=candidates", "selfplay.num_negatives=10")
+    config = configured("data.task=candidates", "selfplay.negatives=random", "selfplay.num_negatives=10")
     assert (evaluation_search(config), max_beam_width(config)) == (1, 1)
 
 

@@ -18,7 +18,7 @@ CANDIDATES = (
     *("data.task=candidates", "data.num_candidates=5", "model.max_prompt_tokens=240", "decoding.search=free"),
     *("model.scratch.num_epochs=20", "selfplay.num_negatives=3", "preference.loss=softmax_dpo", "share_stages=true"),
 )
-S_DPO = (*CANDIDATES, "selfplay.negatives=candidates", "selfplay.sft=false")
+S_DPO = (*CANDIDATES, "selfplay.negatives=random", "selfplay.sft=false")
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ def test_rosepo_smooths_similar_titles(method: Method) -> None:
 
 def test_a_collaborative_model_is_a_run_of_its_own(method: Method) -> None:
     config, outcome = method("sasrec")
-    assert [result.label for result in outcome.results] == ["collaborative", "popularity", "random"]
+    assert [result.label for result in outcome.results] == ["collaborative", "popularity", "last_item", "random"]
     assert not (run_folder(config) / "sft").exists()
     assert outcome.report.is_file()
     assert method("sasrec")[1].was_finished

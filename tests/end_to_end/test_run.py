@@ -37,7 +37,8 @@ def on_vllm(ray_session: None, tiny: Make) -> RunOutcome:
 
 
 def test_a_run_measures_base_sft_and_every_iteration_beside_its_baselines(on_vllm: RunOutcome) -> None:
-    assert [result.label for result in on_vllm.results] == ["base", "sft", "iteration-0", "popularity", "random"]
+    labels = ["base", "sft", "iteration-0", "popularity", "last_item", "random"]
+    assert [result.label for result in on_vllm.results] == labels
     for result in on_vllm.results:
         assert all(np.isfinite(value) for value in result.metrics.values()), result
         assert {"hr@5", "ndcg@5", "div_ratio@1", "or_ratio@5", "mgu@1", "dgu@5"} <= result.metrics.keys()
