@@ -47,6 +47,15 @@ def test_genre_weights_train_another_first_policy(method: Method) -> None:
     assert origin(folders[2] / "sft") == folders[0]
 
 
+def test_a_run_that_takes_every_stage_from_others_is_whole(method: Method) -> None:
+    """Nothing is computed, and what jobs.score_predictions reads is there all the same."""
+    made, taken = (run_folder(method("bigrec", *change)[0]) for change in ((), ("selfplay.num_examples=9",)))
+    assert origin(taken / "evaluations" / "sft") == made
+    for name in ("id2name.json", "name2genre.json", "genre_dict.json", "popularity.json"):
+        file = Path("evaluations", "catalog", name)
+        assert (taken / file).read_bytes() == (made / file).read_bytes()
+
+
 def test_d3_chooses_its_weight_on_the_validation_rows(method: Method) -> None:
     """With gamma 0 its answers are those of the plain beam search; A_0 is not trained again."""
     config, outcome = method("d3")
