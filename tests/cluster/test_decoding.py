@@ -292,7 +292,7 @@ def test_an_adapter_that_is_silently_not_applied_is_found_out(
     logp = float(logps.gather(1, torch.tensor(response)[:, None]).sum())
     engines = Engines(RunConfig(), tmp_path, Clock(tmp_path))
     engines.__dict__["session"] = SimpleNamespace()
-    engines._encoder = SimpleNamespace(prompt=lambda history, room: prompt)
+    engines._encoder = SimpleNamespace(prompt=lambda history, **_: prompt)
     engines.remember_canary(policy, {"prompt": prompt, "response": response, "logp": logp})
     example = Example(example_id="0", history=("Dune",), target="Emma")
     with DecoderPool(pool_config(), decoder_model(tiny), seed=0) as honest:
