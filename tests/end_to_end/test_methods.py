@@ -29,6 +29,7 @@ def method(ray_session: None, tiny_file: Path, output_dir: Path) -> Method:
             f"output_dir={output_dir}",
             f"name=method-{name}-{crc32(' '.join(overrides).encode())}",
             "share_stages=true",
+            "seed=7",  # so that A_0 is not that of the comparison's tests, which share this folder
         ]
         config = load_config([str(tiny_file), str(METHODS / f"{name}.yaml"), "evaluation.base=false", *own, *overrides])
         return config, train_selfplay(config)
