@@ -73,6 +73,8 @@ def fit_recommender(
     elif settings.model == "random":
         model = Chance(rows.num_items, seed)
     else:
+        if not valid:
+            logger.warning("there are no validation rows: the recommender is trained for all epochs, its NDCG is NaN")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(derive_rng(seed, f"collaborative/{settings.model}").integers(2**63)))
             model, history = _train(settings, rows, popularity_I, progress)
@@ -103,8 +105,6 @@ def _rows_of(train: Sequence[Example], valid: Sequence[Example], titles: Sequenc
         )
     if len(known) < len(train):
         logger.warning("%d of %d training rows have no known title: left out", len(train) - len(known), len(train))
-    if not valid:
-        logger.warning("there are no validation rows: the recommender is trained for all epochs, its NDCG is NaN")
     max_history = max(len(row) for row in known) - 1
     return _Rows(
         num_items=len(ids),
