@@ -43,7 +43,8 @@ class Popularity(nn.Module):
 class LastItem(nn.Module):
     """P(next = j | last = i) = (c_ij + P(j)) / (c_i + 1): how often j followed i in training, backed off to popularity.
 
-    Popularity weighs as much as one observation; after an item that nothing followed, and after an empty history, it is
+    Training rows of a user overlap, so c counts one event of theirs as often as rows hold it. Popularity weighs as much
+    as one such count; after an item that nothing followed, and after an empty history, it is
     all there is. The pairs (i, j) with c_ij > 0 are sorted by i; those of item i are ``starts[i] : starts[i + 1]``.
     """
 

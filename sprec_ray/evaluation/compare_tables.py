@@ -86,7 +86,7 @@ def marks(data: CompareData, label: str, column: Column) -> str:
 
 
 def table_rows(data: CompareData) -> list[Row]:
-    """The methods with a finished run, then popularity and random titles where they are no methods."""
+    """The methods with a finished run, then the rules that learn nothing where they are no methods."""
     rows = []
     for method in data.shown_methods:
         done = len(data.measured(method.label))
