@@ -161,7 +161,7 @@ class CompareData:
         return [result.metrics[key] for result in self.measured(label) if key in result.metrics]
 
     def references(self) -> dict[str, list[EvalResult]]:
-        """What popularity, the last title and chance give to the same rows, by label, one result per seed: runs agree in it."""
+        """What the rules that learn nothing give to the same rows, by label, one result per seed: runs agree in it."""
         found: dict[str, dict[int, EvalResult]] = {}
         for run in self.runs:
             for result in run.results if run.status == "finished" else ():
