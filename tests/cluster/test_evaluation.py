@@ -52,6 +52,7 @@ def test_the_scoring_job_repeats_every_metric(evaluator: Evaluator, tmp_path: Pa
     ]
     stage = Stage(tmp_path / "evaluations" / "sft").start()
     measured = evaluator.evaluate("sft", None, rollouts, stage).metrics
+    evaluator.write_catalog(tmp_path / "evaluations" / "catalog")
     score_predictions(
         [
             f"predictions={stage.path / 'predictions.json'}",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sprec_ray.artifacts import read_json
 from sprec_ray.cluster.run import RunOutcome, train_selfplay
 from sprec_ray.config import RunConfig
 from sprec_ray.config_files import load_config
@@ -51,3 +52,10 @@ def tiny(tiny_file: Path, output_dir: Path) -> Callable[..., RunConfig]:
 @pytest.fixture(scope="session")
 def undisturbed(ray_session: None, tiny: Callable[..., RunConfig]) -> RunOutcome:
     return train_selfplay(tiny("undisturbed"))
+
+
+@pytest.fixture(scope="session")
+def small_llama(undisturbed: RunOutcome) -> Path:
+    """The model folder of the undisturbed run: the cache beside it may hold those of other tests' catalogues too."""
+    adapter = read_json(undisturbed.report.parent / "sft" / "adapter_config.json")
+    return Path(adapter["base_model_name_or_path"])

@@ -10,7 +10,6 @@ import pytest
 from ray_nodes import REPOSITORY, RayNodes, ray_nodes
 
 from sprec_ray.cluster.hardware import SIMULATE_GPUS
-from sprec_ray.cluster.run import RunOutcome
 from sprec_ray.config_files import load_config
 
 pytestmark = pytest.mark.slow
@@ -24,15 +23,9 @@ def box() -> Iterator[RayNodes]:
         yield nodes
 
 
-@pytest.fixture(scope="module")
-def small_llama(undisturbed: RunOutcome) -> Path:
-    """A model folder, as on a box: where it is pre-trained first, workers and decoders cannot share GPUs."""
-    (model,) = (undisturbed.report.parents[1] / "cache").glob("model-*")
-    return model
-
-
 @pytest.fixture
 def arguments(tiny_file: Path, small_llama: Path, tmp_path: Path) -> list[str]:
+    """Of a given model, as on a box: where it is pre-trained first, workers and decoders cannot share GPUs."""
     run = [f"output_dir={tmp_path}", "name=box", f"model.name_or_path={small_llama}", "model.dtype=float32"]
     return [str(tiny_file), BOX, *run, "evaluation.base=false", "decoding.chunk_size=4", "data.num_test=8"]
 

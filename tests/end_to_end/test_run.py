@@ -70,11 +70,11 @@ def test_no_group_rejects_its_target(undisturbed: RunOutcome) -> None:
     assert all(group.chosen not in group.rejected for group in groups)
 
 
-def test_the_final_adapter_loads_in_peft_and_gives_the_trainers_log_probability(undisturbed: RunOutcome) -> None:
-    folder = folder_of(undisturbed)
-    stage = folder / "iteration-0" / "preference"
-    (model_folder,) = (folder.parent / "cache").glob("model-*")
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_folder), stage)
+def test_the_final_adapter_loads_in_peft_and_gives_the_trainers_log_probability(
+    undisturbed: RunOutcome, small_llama: Path
+) -> None:
+    stage = folder_of(undisturbed) / "iteration-0" / "preference"
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(small_llama), stage)
     canary = read_json(stage / MARKER)["summary"]["canary"]
     ids = torch.tensor([canary["prompt"] + canary["response"]])
     with torch.no_grad():

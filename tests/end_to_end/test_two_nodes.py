@@ -19,7 +19,6 @@ from ray_nodes import RayNodes, ray_nodes
 
 from sprec_ray.artifacts import PARTIAL
 from sprec_ray.cluster.results import read_results
-from sprec_ray.cluster.run import RunOutcome
 
 pytestmark = pytest.mark.slow
 
@@ -93,9 +92,8 @@ def two_nodes(request: pytest.FixtureRequest, network: bool) -> Iterator[TwoNode
 
 
 @pytest.fixture(scope="module")
-def arguments(tiny_file: Path, undisturbed: RunOutcome) -> list[str]:
-    (model,) = (undisturbed.report.parents[1] / "cache").glob("model-*")
-    return [str(tiny_file), f"model.name_or_path={model}", *OVERRIDES]
+def arguments(tiny_file: Path, small_llama: Path) -> list[str]:
+    return [str(tiny_file), f"model.name_or_path={small_llama}", *OVERRIDES]
 
 
 @pytest.fixture(scope="module")
