@@ -24,6 +24,9 @@ MARKER = "_SUCCESS.json"
 PARTIAL = "partial"
 """Folder of a stage that holds what an interrupted stage has done; it is gone when the stage is finished."""
 
+ROWS_FILE = "rows.json"
+"""Of an evaluation whose metrics are means over rows: by metric what every row adds to it."""
+
 
 class ArtifactError(ValueError):
     """A run directory that cannot be used as it is; the message names the file and the remedy."""

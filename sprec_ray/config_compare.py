@@ -21,7 +21,7 @@ from sprec_ray.config_sweep import Concurrency, Trial, overrides
 
 Variant = Literal["paper", "reference"]
 Study = Literal["random_ratio", "num_negatives"]
-Published = Literal["auto", "none", "movielens", "goodreads", "cds", "steam"]
+Published = Literal["auto", "none", "movielens", "goodreads", "cds", "steam", "dmpo-ml-1m", "dmpo-amazon-movie"]
 
 METHODS_FOLDER = "methods"
 STUDIES: dict[Study, tuple[str, tuple[float | int, ...]]] = {
@@ -57,7 +57,7 @@ class CompareConfig:
     split: Literal["test", "valid"] = "test"
     """The rows that policies are measured on."""
     published: Published = "auto"
-    """Whose published numbers stand beside ours; ``auto`` takes those of a dataset's file of that name."""
+    """Whose published numbers stand beside ours; ``auto`` takes those of the dataset that the files name."""
     num_resamples: Annotated[int, Field(ge=100)] = 2000
     """Of the paired bootstrap."""
     max_concurrent_trials: Concurrency = "auto"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sprec_ray.artifacts import Stage, write_json
+from sprec_ray.artifacts import ROWS_FILE, Stage, write_json
 from sprec_ray.cluster.judgements import ScoreTask
 from sprec_ray.cluster.run_data import RunData
 from sprec_ray.cluster.worker import TextSettings
@@ -18,7 +18,7 @@ from sprec_ray.config import RunConfig
 from sprec_ray.data.candidates import check_candidates
 from sprec_ray.data.prompts import render_prompt, render_response
 from sprec_ray.data.sequences import derive_rng
-from sprec_ray.evaluation.candidates import evaluate_candidates, rank_candidates
+from sprec_ray.evaluation.candidates import candidate_rows, evaluate_candidates, rank_candidates
 from sprec_ray.evaluation.places import Floats
 from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, PreferenceGroup, Rollout
 
@@ -53,8 +53,9 @@ class CandidatesEvaluator:
     ) -> EvalResult:
         """Judge the greedy answer of every row, and rank its candidates by their log-probabilities.
 
-        ``predictions.json`` in the stage's folder holds the answers, ``grounded.json`` the candidates, best first, and
-        ``logps.json`` their log-probabilities in the order of the prompt. There is no second opinion on candidates:
+        ``predictions.json`` in the stage's folder holds the answers, ``grounded.json`` the candidates, best first,
+        ``logps.json`` their log-probabilities in the order of the prompt, and ``rows.json`` what every row adds to each
+        metric. There is no second opinion on candidates:
         ``gamma`` is 0.
         """
         assert not gamma, "RunConfig refuses adjustments of candidates"
@@ -88,6 +89,8 @@ class CandidatesEvaluator:
 
     def _evaluate(self, label: str, texts: Sequence[str], logps_BC: Floats, stage: Stage) -> EvalResult:
         self._write(stage.path, texts, logps_BC)
+        found = candidate_rows(texts, logps_BC, self._rows, ks=self._config.evaluation.k, titles=self._data.catalog)
+        write_json(stage.path / ROWS_FILE, {name: values_B.tolist() for name, values_B in found.items()})
         return self._measure(label, texts, logps_BC)
 
     def _measure(self, label: str, texts: Sequence[str], logps_BC: Floats) -> EvalResult:

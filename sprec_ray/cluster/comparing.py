@@ -54,7 +54,7 @@ from sprec_ray.evaluation.compare_results import (
 )
 from sprec_ray.evaluation.compare_significance import bootstrap_differences
 from sprec_ray.evaluation.paper import differences_from_paper
-from sprec_ray.evaluation.published import DATASETS
+from sprec_ray.evaluation.published import PUBLISHED
 from sprec_ray.types import EvalResult
 
 logger = logging.getLogger(__name__)
@@ -259,11 +259,11 @@ def _able(progress: ComparisonProgress) -> Sequence[Trial]:
 
 
 def _published(comparison: CompareConfig) -> str | None:
-    """Whose published numbers are shown."""
+    """Whose published numbers are shown: of the dataset by name, unless it is tested across domains."""
     if comparison.published != "auto":
         return None if comparison.published == "none" else comparison.published
-    name = Path(comparison.files[0]).stem
-    return name if name in DATASETS else None
+    dataset = dataset_config(comparison)
+    return dataset.name if dataset.name in PUBLISHED and not dataset.data.test_domain else None
 
 
 def _placed(run: Trial, folder: Path) -> Trial:

@@ -11,7 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.artifacts import Stage, as_eval_result, read_rows, write_json
+import numpy as np
+
+from sprec_ray.artifacts import ROWS_FILE, Stage, as_eval_result, read_rows, write_json
 from sprec_ray.cluster.engines import Engines
 from sprec_ray.cluster.judgements import ScoreTask
 from sprec_ray.cluster.kept import KeptEngines
@@ -28,7 +30,15 @@ from sprec_ray.config_methods import PhaseConfig, PreferenceConfig
 from sprec_ray.data.pair_examples import first_answer, pretraining_groups, ranking_group, yes_no_groups
 from sprec_ray.data.pair_prompts import render_judgement, render_judgement_prompt
 from sprec_ray.data.sequences import derive_rng
-from sprec_ray.evaluation.pairs import RESPONSE_SCORES, pair_metrics, probability_of_first, response_metrics, sum_logp
+from sprec_ray.evaluation.pairs import (
+    RESPONSE_SCORES,
+    PairScores,
+    pair_metrics,
+    response_scores,
+    scored_metrics,
+    scored_rows,
+    yes_no_scores,
+)
 from sprec_ray.selfplay.loop import run_self_play
 from sprec_ray.storage.mirror import open_mirror
 from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, JudgementGroup, PairExample
@@ -181,11 +191,10 @@ class PairStages:
             examples = self.measured_examples
             groups = [group for example in examples for group in self._asked(example)]
             logps = self._score(groups, label, policy)
-            metrics = _yes_no_metrics(logps) if yes_no else response_metrics(*zip(*logps, strict=True))
-            result = EvalResult(label=label, metrics=metrics, counts={"num_rows": len(examples)})
+            scores = yes_no_scores(logps) if yes_no else response_scores(*zip(*logps, strict=True))
             with self.keeper.filling(stage, f"{label}: evaluation") as summary:
                 write_json(stage.path / "scores.json", _scores(groups, logps))
-                summary.update(result=dataclasses.asdict(result))
+                summary.update(_measure(label, scores, stage.path))
         return lambda: as_eval_result(stage.summary["result"])
 
     def _asked(self, example: PairExample) -> tuple[JudgementGroup, ...]:
@@ -217,10 +226,9 @@ class PairStages:
                 [scores[self.data.catalog.index_of(title)] for title in (example.liked, example.disliked[0])]
                 for scores, example in zip(scores_BI, self.measured_examples, strict=True)
             ]
-            metrics = pair_metrics(*zip(*both, strict=True))
-            result = EvalResult(label=RECOMMENDER, metrics=metrics, counts={"num_rows": len(both)})
+            liked, disliked = np.array(both, dtype=np.float64).T
             with self.keeper.filling(stage, f"{settings.model}: evaluation") as summary:
-                summary.update(result=dataclasses.asdict(result))
+                summary.update(_measure(RECOMMENDER, {"": (liked, disliked)}, stage.path))
         return as_eval_result(stage.summary["result"])
 
     def baselines(self) -> list[EvalResult]:
@@ -267,10 +275,12 @@ def _read_liked(file: Path) -> list[Example]:
     ]
 
 
-def _yes_no_metrics(logps: Logps) -> dict[str, float]:
-    """The groups are a liked title, then the disliked one, and so on; the right word is first."""
-    right = [probability_of_first(sum_logp(first), sum_logp(second)) for first, second in logps]
-    return pair_metrics(right[::2], [1 - value for value in right[1::2]])
+def _measure(label: str, scores: PairScores, folder: Path) -> dict[str, Any]:
+    """The result of a policy, as its stage keeps it; the folder gets what every row adds to each metric."""
+    write_json(folder / ROWS_FILE, {name: values.tolist() for name, values in scored_rows(scores).items()})
+    num_rows = len(scores[""][0])
+    result = EvalResult(label=label, metrics=scored_metrics(scores), counts={"num_rows": num_rows})
+    return {"result": dataclasses.asdict(result)}
 
 
 def _scores(groups: Sequence[JudgementGroup], logps: Logps) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sprec_ray.data.prompts import parse_response
-from sprec_ray.evaluation.metrics import hr, hr_se, ndcg
+from sprec_ray.evaluation.metrics import hr, hr_se, ndcg, row_gains, row_hits
 from sprec_ray.evaluation.places import Floats, Ints
 from sprec_ray.types import EvalResult, Example
 
@@ -159,6 +159,32 @@ def evaluate_candidates(
     )
     top = Counter(titles[0] for titles in names if len(titles) == 1).most_common(NUM_TOP_ITEMS)
     return EvalResult(label=label, metrics=metrics, counts=counts, top_items=tuple(top))
+
+
+def candidate_rows(
+    texts: Sequence[str],
+    logps_BC: Floats,
+    rows: Sequence[Example],
+    *,
+    ks: Sequence[int],
+    titles: Container[str] = (),
+) -> dict[str, Floats]:
+    """What every row adds to the metrics of ``evaluate_candidates``, [B]: a metric is the mean of the rows without NaN.
+
+    Standard errors are left out.
+    """
+    found: dict[str, Floats] = {}
+    for ending, rule in RULES.items():
+        valid_B, hit_B = judge(texts, rows, rule)
+        found[f"hit_ratio{ending}@1"] = hit_B.astype(np.float64)
+        found[f"hit_ratio_valid{ending}@1"] = np.where(valid_B, hit_B.astype(np.float64), np.nan)
+        found[f"valid_ratio{ending}"] = valid_B.astype(np.float64)
+    ranked_BC, targets_B = rank_candidates(logps_BC), target_places(rows)
+    for k in dict.fromkeys((1, *ks)):
+        found[f"hr@{k}"] = row_hits(ranked_BC, targets_B, k=k)
+        found[f"ndcg@{k}"] = row_gains(ranked_BC, targets_B, k=k)
+    found["title_ratio"] = np.array([parse_response(text) in titles for text in texts], dtype=np.float64)
+    return found
 
 
 def _ratio(count: int, total: int) -> float:

@@ -1,4 +1,4 @@
-"""Our numbers beside those of the paper's Tables 1 and 2."""
+"""Our numbers beside a paper's."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import math
 
 from sprec_ray.evaluation.compare_results import CompareData, spread
 from sprec_ray.evaluation.compare_sentences import agreeing_signs, differences, ordering
-from sprec_ray.evaluation.compare_tables import BASELINE
 from sprec_ray.evaluation.markup import escape, note, number, table, value_text
-from sprec_ray.evaluation.published import DATASETS, PUBLISHED_COLUMNS, PUBLISHED_NAMES, published_numbers
+from sprec_ray.evaluation.published import NAMES, PublishedTable, published_table
 from sprec_ray.evaluation.report_tables import column_of
 
 
 def published_section(data: CompareData) -> str:
-    """A table of ours above theirs, where each differs from BIGRec alike, and how the orders agree."""
+    """A table of ours above theirs, where each differs from the baseline alike, and how the orders agree."""
     if data.published is None:
         return ""
-    theirs = published_numbers(data.published)
-    keys = [key for key in PUBLISHED_COLUMNS if any(data.values(method.label, key) for method in data.table_methods)]
-    methods = [method for method in data.shown_methods if method.name in theirs]
+    published = published_table(data.published)
+    keys = [key for key in published.columns if any(data.values(method.label, key) for method in data.table_methods)]
+    methods = [method for method in data.shown_methods if method.name in published.numbers]
     if not keys or not methods:
         return ""
     alike = {(label, key): ours * his > 0 for key in keys for label, ours, his in differences(data, key) if his}
@@ -27,41 +26,41 @@ def published_section(data: CompareData) -> str:
         cells = []
         for key in keys:
             mark = ""
-            if method.label != BASELINE and (method.label, key) in alike:
+            if method.label != published.baseline and (method.label, key) in alike:
                 mark = "✓" if alike[method.label, key] else "✗"
             ours = spread(data.values(method.label, key))[0]
             cells.append(
                 f"{'–' if math.isnan(ours) else value_text(ours)}<sup>{mark}</sup>"
-                f'<span class="spread">{number(theirs[method.name][key])}</span>'
+                f'<span class="spread">{number(published.numbers[method.name][key])}</span>'
             )
-        name = f'{escape(method.label)}<span class="spread">{escape(PUBLISHED_NAMES[method.name])}</span>'
+        name = f'{escape(method.label)}<span class="spread">{escape(NAMES[method.name])}</span>'
         rows.append([name, *cells])
     rows.append(["sign as published", *(_share(*agreeing_signs(data, key)) for key in keys)])
     rows.append(["Kendall's tau", *(_tau(ordering(data, key)) for key in keys)])
     headers = ["ours, published below", *(escape(column_of(key).heading) for key in keys)]
-    return _protocol(data) + table(headers, rows, css="dense results") + _agreement()
+    return _protocol(data, published) + table(headers, rows, css="dense results") + _agreement(published)
 
 
-def _protocol(data: CompareData) -> str:
+def _protocol(data: CompareData, published: PublishedTable) -> str:
     """What is not the same in both, so that nobody compares levels."""
-    assert data.published is not None
     differing = [key for key, _, _ in data.from_paper]
     model = next((f"{ours} instead of {theirs}" for key, ours, theirs in data.from_paper if "name_or_path" in key), "")
     return note(
-        f"Published: SPRec (arXiv 2412.09243), Tables 1 and 2, {DATASETS[data.published]}, one run per method. The "
+        f"Published: {published.source}, {published.dataset}, one run per method. The "
         + (f"models differ ({model}), and so do " if model else "The following differ: ")
         + f"{len(differing)} settings in all ({', '.join(differing[:8])}{' ...' if len(differing) > 8 else ''}; the "
         "whole list is below). Compare directions and order, not levels."
     )
 
 
-def _agreement() -> str:
+def _agreement(published: PublishedTable) -> str:
     """What the marks and the last two rows mean."""
-    legend = (
-        "✓ differs from bigrec in the published direction, ✗ in the other. Kendall's tau compares the order of all "
-        "published methods but SASRec: 1 the same, 0 unrelated, -1 reversed; with few methods it moves in large steps."
+    left_out = "".join(f" but {NAMES[name]}" for name in published.unordered)
+    return note(
+        f"✓ differs from {published.baseline} in the published direction, ✗ in the other. Kendall's tau compares the "
+        f"order of all published methods{left_out}: 1 the same, 0 unrelated, -1 reversed; with few methods it moves in "
+        "large steps."
     )
-    return note(legend)
 
 
 def _share(same: int, total: int) -> str:

@@ -14,7 +14,7 @@ from sprec_ray.artifacts import ArtifactError, as_eval_result, read_json, write_
 from sprec_ray.types import EvalResult
 
 COMPARE_FILE = "compare.json"
-REFERENCES = ("popularity", "last_item", "random")
+REFERENCES = ("popularity", "last_item", "liked share", "random")
 """Labels of what every run measures beside its policies."""
 
 Status = Literal["finished", "failed", "unfinished"]

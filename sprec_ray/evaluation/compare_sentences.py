@@ -6,14 +6,15 @@ import math
 from collections.abc import Iterator
 
 from sprec_ray.evaluation.compare_results import CompareData, spread
-from sprec_ray.evaluation.compare_tables import BASELINE, accuracy_key
+from sprec_ray.evaluation.compare_tables import accuracy_key
 from sprec_ray.evaluation.markup import value_text
-from sprec_ray.evaluation.published import PUBLISHED_COLUMNS, kendall_tau, published_numbers
+from sprec_ray.evaluation.published import kendall_tau, published_table
 from sprec_ray.evaluation.report_tables import column_of
 
 SIMPLE = {
     "popularity": "recommending the most popular titles to everybody",
     "random": "drawing titles at random",
+    "liked share": "ranking titles by the share of their training judges who like them",
     "last_item": "looking up what followed the last title in training",
 }
 
@@ -32,7 +33,7 @@ def compare_warnings(data: CompareData) -> list[str]:
 
 
 def simple_sentences(data: CompareData) -> Iterator[str]:
-    """A sentence for every method that learned and whose NDCG does not exceed that of a rule that did not."""
+    """A sentence for every method that learned and is no more accurate than a rule that did not."""
     key = accuracy_key(data)
     if key is None:
         return
@@ -53,45 +54,53 @@ def simple_sentences(data: CompareData) -> Iterator[str]:
 
 
 def agreeing_signs(data: CompareData, key: str) -> tuple[int, int]:
-    """For how many methods the sign of the difference from BIGRec is the published one, of how many."""
-    pairs = [(ours, theirs) for label, ours, theirs in differences(data, key) if label != BASELINE and theirs]
+    """For how many methods the sign of the difference from the baseline is the published one, of how many."""
+    pairs = [(ours, theirs) for _, ours, theirs in differences(data, key) if theirs]
     return sum(ours * theirs > 0 for ours, theirs in pairs), len(pairs)
 
 
 def differences(data: CompareData, key: str) -> list[tuple[str, float, float]]:
-    """(label, our difference from BIGRec, the published one) for every published method that was run."""
-    theirs = published_numbers(data.published) if data.published else {}
-    base = spread(data.values(BASELINE, key))[0]
-    if math.isnan(base) or not theirs:
+    """(label, our difference from the baseline, the published one) for every other published method that was run."""
+    if not data.published:
         return []
+    published = published_table(data.published)
+    theirs, baseline = published.numbers, published.baseline
+    base = spread(data.values(baseline, key))[0]
     pairs = [(method, spread(data.values(method.label, key))[0]) for method in data.table_methods]
     return [
-        (method.label, mean - base, theirs[method.name][key] - theirs[BASELINE][key])
+        (method.label, mean - base, theirs[method.name][key] - theirs[baseline][key])
         for method, mean in pairs
-        if method.name in theirs and not math.isnan(mean + theirs[method.name][key])
+        if method.label != baseline and method.name in theirs and not math.isnan(mean - base + theirs[method.name][key])
     ]
 
 
 def ordering(data: CompareData, key: str) -> float:
     """Kendall's tau of our means and the published numbers over the methods that are in both; NaN for fewer than two.
 
-    SASRec is left out: the paper shows it for reference.
+    Methods that the paper shows for reference are left out.
     """
-    theirs = published_numbers(data.published) if data.published else {}
-    names = [name for name in _means(data, key) if name in theirs and name != "sasrec"]
-    names = [name for name in names if not math.isnan(theirs[name][key])]
-    return kendall_tau([_means(data, key)[name] for name in names], [theirs[name][key] for name in names])
+    if not data.published:
+        return math.nan
+    published, means = published_table(data.published), _means(data, key)
+    theirs = {name: numbers[key] for name, numbers in published.numbers.items() if name not in published.unordered}
+    names = [name for name in means if not math.isnan(theirs.get(name, math.nan))]
+    return kendall_tau([means[name] for name in names], [theirs[name] for name in names])
 
 
 def agreement_sentences(data: CompareData) -> list[str]:
     """Which metrics order the methods as the paper does, and which do not."""
-    found = []
-    for key in PUBLISHED_COLUMNS:
+    found: list[str] = []
+    if not data.published:
+        return found
+    published = published_table(data.published)
+    for key in published.columns:
         tau = ordering(data, key)
         if math.isnan(tau):
             continue
         same, total = agreeing_signs(data, key)
-        signs = f"{same} of {total} methods differ from bigrec in the published direction, " if total else ""
+        signs = (
+            f"{same} of {total} methods differ from {published.baseline} in the published direction, " if total else ""
+        )
         found.append(f"{column_of(key).title}: {signs}Kendall's tau {tau:+.2f}.")
     return found
 

@@ -31,12 +31,12 @@ def switches_section(data: CompareData) -> str:
         else ""
     )
     paper = table(
-        ["setting", "here", "SPRec's paper"],
+        ["setting", "here", "the paper"],
         [[escape(key), escape(ours), escape(theirs)] for key, ours, theirs in data.from_paper],
         css="text",
     )
     from_paper = (
-        f"<details><summary>Where {escape(data.dataset)} differs from SPRec's settings ({len(data.from_paper)})"
+        f"<details><summary>Where {escape(data.dataset)} differs from the paper's settings ({len(data.from_paper)})"
         f"</summary>{paper}</details>"
         if data.from_paper
         else ""

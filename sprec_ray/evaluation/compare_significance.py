@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sprec_ray.artifacts import read_json, read_rows
+import numpy as np
+
+from sprec_ray.artifacts import ROWS_FILE, read_json, read_rows
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.evaluation.compare_results import CompareData, Significance
 from sprec_ray.evaluation.compare_tables import BASELINE, LEVEL, best_two, table_columns
@@ -15,66 +16,112 @@ from sprec_ray.evaluation.evaluate import EvaluationTask, rank_lists, recommenda
 from sprec_ray.evaluation.markup import escape, note, number, table
 from sprec_ray.evaluation.metric_types import Recommendations
 from sprec_ray.evaluation.metrics import METRICS
+from sprec_ray.evaluation.places import Floats
 from sprec_ray.evaluation.report_tables import Column, column_of
-from sprec_ray.evaluation.significance import paired_bootstraps
+from sprec_ray.evaluation.significance import BootstrapResult, bootstrap_means, paired_bootstraps
 from sprec_ray.types import Example
-
-logger = logging.getLogger(__name__)
 
 
 def bootstrap_differences(data: CompareData, runs: Path) -> tuple[Significance, ...]:
     """Every method against BIGRec, and the best against the second best of every metric of the table.
 
-    ``runs`` is the folder of the runs. Both methods are compared on the seeds that both have finished. Tasks whose
-    answers are no rankings of titles (pairs, candidates) have nothing to resample here: no differences.
+    ``runs`` is the folder of the runs. Both methods are compared on the seeds that both have finished.
     """
-    columns = [column for column in table_columns(data) if column.name in METRICS]
-    rows = RankedRows(data, runs)
+    columns = table_columns(data)
+    rows: RowValues | RankedRows = RankedRows(data, runs) if _ranks_catalogue(data) else RowValues(data, runs)
     found = []
     for first, second, asked in _pairs(data, columns):
         seeds = sorted(rows.seeds(first) & rows.seeds(second))
-        if not seeds:
-            continue
-        given = [[rows.given(label, seed) for seed in seeds] for label in (first, second)]
-        for k in sorted({column.k for column in asked}):
-            metrics = {column.name: METRICS[column.name] for column in asked if column.k == k}
-            results = paired_bootstraps(given[0], given[1], metrics, k, num_resamples=data.num_resamples)
+        if seeds:
+            keys = [column.key for column in asked]
             found += [
                 Significance(
                     method=first,
                     rival=second,
-                    metric=f"{name}@{k}",
+                    metric=key,
                     difference=result.difference,
                     low=result.low,
                     high=result.high,
                     p=result.p_value,
                 )
-                for name, result in results.items()
+                for key, result in rows.compare(first, second, seeds, keys).items()
             ]
     return tuple(found)
+
+
+def _ranks_catalogue(data: CompareData) -> bool:
+    """Whether titles of the whole catalogue are recommended; metrics of candidates and pairs are means over rows."""
+    measured = [result for method in data.table_methods for result in data.measured(method.label)]
+    return any("div_ratio@" in key for result in measured for key in result.metrics)
+
+
+def _files(data: CompareData, runs: Path, name: str) -> dict[tuple[str, int], Path]:
+    """By method and seed that file of the evaluation of a finished run's last policy, where there is one."""
+    folder = "evaluations" if data.split == "test" else f"evaluations-{data.split}"
+    files = {
+        (run.method, run.seed): runs / run.name / folder / run.measured.label / name
+        for run in data.runs
+        if run.measured is not None
+    }
+    return {key: file for key, file in files.items() if file.is_file()}
+
+
+class RowValues:
+    """What every row adds to the metrics of every finished run, read once."""
+
+    def __init__(self, data: CompareData, runs: Path) -> None:
+        self._files, self._num_resamples = _files(data, runs, ROWS_FILE), data.num_resamples
+        self._values: dict[tuple[str, int], dict[str, Floats]] = {}
+
+    def seeds(self, label: str) -> set[int]:
+        """The seeds of a method's finished runs."""
+        return {seed for method, seed in self._files if method == label}
+
+    def compare(
+        self, first: str, second: str, seeds: Sequence[int], keys: Sequence[str]
+    ) -> Mapping[str, BootstrapResult]:
+        """The differences of two methods in metrics that both measure."""
+        given = [[self._read(label, seed) for seed in seeds] for label in (first, second)]
+        chosen = [[{key: values[key] for key in keys if key in values} for values in policy] for policy in given]
+        return bootstrap_means(*chosen, num_resamples=self._num_resamples)
+
+    def _read(self, label: str, seed: int) -> dict[str, Floats]:
+        if (label, seed) not in self._values:
+            rows = read_json(self._files[label, seed])
+            self._values[label, seed] = {name: np.array(values, dtype=np.float64) for name, values in rows.items()}
+        return self._values[label, seed]
 
 
 class RankedRows:
     """The ranked titles of every finished run, read once, as the metrics read them."""
 
     def __init__(self, data: CompareData, runs: Path) -> None:
-        folder = "evaluations" if data.split == "test" else f"evaluations-{data.split}"
-        self._split, self._runs = data.split, runs
-        measured = {(run.method, run.seed): (run.name, run.measured) for run in data.runs if run.measured is not None}
-        self._files = {
-            key: runs / name / folder / result.label / "grounded.json"
-            for key, (name, result) in measured.items()
-            if "hit_ratio@1" not in result.metrics  # a ranking of a prompt's candidates
-        }
-        self._kept_genres = next((tuple(result.genre_gaps) for _, result in measured.values()), ())
+        self._split, self._num_resamples = data.split, data.num_resamples
+        self._files = _files(data, runs, "grounded.json")
+        measured = (run.measured for run in data.runs if run.measured is not None)
+        self._kept_genres = next((tuple(result.genre_gaps) for result in measured), ())
         self._task: EvaluationTask | None = None
         self._given: dict[tuple[str, int], Recommendations] = {}
 
     def seeds(self, label: str) -> set[int]:
         """The seeds with which a method has ranked the catalogue."""
-        return {seed for (method, seed), file in self._files.items() if method == label and file.is_file()}
+        return {seed for method, seed in self._files if method == label}
 
-    def given(self, label: str, seed: int) -> Recommendations:
+    def compare(
+        self, first: str, second: str, seeds: Sequence[int], keys: Sequence[str]
+    ) -> Mapping[str, BootstrapResult]:
+        """The differences of two methods in metrics of recommendations."""
+        given = [[self._recommended(label, seed) for seed in seeds] for label in (first, second)]
+        columns = [column_of(key) for key in keys]
+        found: dict[str, BootstrapResult] = {}
+        for k in sorted({column.k for column in columns}):
+            names = [column.name for column in columns if column.k == k]
+            metrics = {name: METRICS[name] for name in names if name in METRICS}
+            results = paired_bootstraps(given[0], given[1], metrics, k, num_resamples=self._num_resamples)
+            found |= {f"{name}@{k}": result for name, result in results.items()}
+        return found
+
+    def _recommended(self, label: str, seed: int) -> Recommendations:
         """What a run recommended."""
         if (label, seed) not in self._given:
             ranked = read_json(self._files[label, seed])

@@ -9,7 +9,7 @@ from typing import Any
 
 from sprec_ray.evaluation.compare_results import CompareData, MethodRecord, Significance, spread
 from sprec_ray.evaluation.markup import escape, note, table, value_text
-from sprec_ray.evaluation.published import PUBLISHED_COLUMNS
+from sprec_ray.evaluation.published import SPREC_COLUMNS
 from sprec_ray.evaluation.report_tables import Column, all_columns, column_of, columns, places
 
 LEVEL = 0.05
@@ -32,7 +32,7 @@ def table_columns(data: CompareData) -> list[Column]:
     results = [result for method in data.table_methods for result in data.measured(method.label)]
     if any("hit_ratio@1" in result.metrics for result in results):
         return columns(results)  # candidates have HR and NDCG too, which are not their protocol's figures
-    published = [key for key in PUBLISHED_COLUMNS if any(key in result.metrics for result in results)]
+    published = [key for key in SPREC_COLUMNS if any(key in result.metrics for result in results)]
     return [column_of(key) for key in published] or columns(results) or all_columns(results)
 
 
@@ -44,10 +44,13 @@ def more_columns(data: CompareData) -> list[Column]:
 
 
 def accuracy_key(data: CompareData) -> str | None:
-    """The NDCG at the most places; None where it was not measured."""
+    """The NDCG at the most places, of pairs the pairwise accuracy; None where neither was measured."""
     results = [result for method in data.table_methods for result in data.measured(method.label)]
-    ks = [k for k in places(results) if any(f"ndcg@{k}" in result.metrics for result in results)]
-    return f"ndcg@{ks[-1]}" if ks else None
+    measured = {key for result in results for key in result.metrics}
+    ks = [k for k in places(results) if f"ndcg@{k}" in measured]
+    if ks:
+        return f"ndcg@{ks[-1]}"
+    return "pair_accuracy" if "pair_accuracy" in measured else None
 
 
 def ranked_methods(data: CompareData) -> list[MethodRecord]:

@@ -44,7 +44,7 @@ NUM_OVER_RECOMMENDED = 3
 
 def hr(ranked_BK: Ints, targets_B: Ints, *, k: int) -> float:
     """HR@k: the share of all rows whose target is among the first k; rows with an unknown target are misses."""
-    return _mean(_hits(ranked_BK, targets_B, k), "hr")
+    return _mean(row_hits(ranked_BK, targets_B, k=k), "hr")
 
 
 def hr_se(ranked_BK: Ints, targets_B: Ints, *, k: int) -> float:
@@ -55,7 +55,18 @@ def hr_se(ranked_BK: Ints, targets_B: Ints, *, k: int) -> float:
 
 def ndcg(ranked_BK: Ints, targets_B: Ints, *, k: int) -> float:
     """NDCG@k for a single relevant item: ``1 / log2(rank + 2)`` with rank from 0, averaged over all rows."""
-    return _mean(_gains(ranked_BK, targets_B, k), "ndcg")
+    return _mean(row_gains(ranked_BK, targets_B, k=k), "ndcg")
+
+
+def row_hits(ranked_BK: Ints, targets_B: Ints, *, k: int) -> Floats:
+    """1 where the target is among the first k, else 0, [B]; their mean is HR@k."""
+    return (_target_ranks(ranked_BK, targets_B, k) < k).astype(np.float64)
+
+
+def row_gains(ranked_BK: Ints, targets_B: Ints, *, k: int) -> Floats:
+    """Every row's NDCG at k, [B]."""
+    rank_B = _target_ranks(ranked_BK, targets_B, k)
+    return np.where(rank_B < k, 1 / np.log2(rank_B + 2.0), 0.0)
 
 
 def div_ratio(ranked_BK: Ints, *, k: int) -> float:
@@ -133,15 +144,6 @@ def recommendation_counts(ranked_BK: Ints, *, k: int) -> list[tuple[int, int]]:
     return list(zip(found.titles_D[order].tolist(), found.counts_RD[0][order].tolist(), strict=True))
 
 
-def _hits(ranked_BK: Ints, targets_B: Ints, k: int) -> Floats:
-    return (_target_ranks(ranked_BK, targets_B, k) < k).astype(np.float64)
-
-
-def _gains(ranked_BK: Ints, targets_B: Ints, k: int) -> Floats:
-    rank_B = _target_ranks(ranked_BK, targets_B, k)
-    return np.where(rank_B < k, 1 / np.log2(rank_B + 2.0), 0.0)
-
-
 def _most_frequent(counts: PlaceCounts) -> Ints:
     """In how many places the three most recommended titles are, together, [R]."""
     top = max(0, counts.counts_RD.shape[1] - NUM_OVER_RECOMMENDED)
@@ -201,9 +203,9 @@ def _popularity() -> RowMetric:
 
 
 ACCURACY_METRICS: dict[str, Metric] = {
-    "hr": RowMetric(lambda given, k: _hits(given.ranked_BK, given.targets_B, k)),
+    "hr": RowMetric(lambda given, k: row_hits(given.ranked_BK, given.targets_B, k=k)),
     "hr_se": lambda given, k: hr_se(given.ranked_BK, given.targets_B, k=k),
-    "ndcg": RowMetric(lambda given, k: _gains(given.ranked_BK, given.targets_B, k)),
+    "ndcg": RowMetric(lambda given, k: row_gains(given.ranked_BK, given.targets_B, k=k)),
 }
 DIVERSITY_METRICS: dict[str, Metric] = {
     "div_ratio": CountMetric(lambda _, counts: divide(np.count_nonzero(counts.counts_RD, axis=1), counts.num_places)),

@@ -14,6 +14,8 @@ import numpy.typing as npt
 logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float64]
+PairScores = Mapping[str, tuple[Floats, Floats]]
+"""By the ending of its metrics' names a score of the right and of the wrong answers, [B] each."""
 
 
 def mean_probability(token_logps: Sequence[float]) -> float:
@@ -42,7 +44,7 @@ RESPONSE_SCORES: dict[str, Callable[[Sequence[float]], float]] = {
 """By the ending of a metric's name; the paper's has none."""
 
 PAIR_METRICS = tuple(f"{name}{ending}" for ending in RESPONSE_SCORES for name in ("auc", "pair_accuracy"))
-"""The names of what ``response_metrics`` gives, without the standard errors."""
+"""The names of what ``scored_metrics`` gives of ``response_scores``, without the standard errors."""
 
 
 def probability_of_first(first_logp: float, second_logp: float) -> float:
@@ -73,9 +75,7 @@ def paired_auc_se(positive_B: npt.ArrayLike, negative_B: npt.ArrayLike) -> float
     positive, negative = np.asarray(positive_B, dtype=float), np.asarray(negative_B, dtype=float)
     if not _usable(positive, negative, "auc_se") or len(positive) < 2:
         return float("nan")
-    above = _placements(positive, negative)  # of every positive: share of negatives below it
-    below = 1 - _placements(negative, positive)  # of every negative: share of positives above it
-    return float(np.std(above + below, ddof=1) / np.sqrt(len(positive)))
+    return float(np.std(_auc_rows(positive, negative), ddof=1) / np.sqrt(len(positive)))
 
 
 def pair_accuracy(positive_B: npt.ArrayLike, negative_B: npt.ArrayLike) -> float:
@@ -103,12 +103,58 @@ def pair_metrics(positive_B: npt.ArrayLike, negative_B: npt.ArrayLike, *, ending
     }
 
 
-def response_metrics(right: Sequence[Sequence[float]], wrong: Sequence[Sequence[float]]) -> Mapping[str, float]:
-    """The metrics by every score of the right and the wrong ordering's token log-probabilities (nats), row by row."""
+def pair_rows(positive_B: npt.ArrayLike, negative_B: npt.ArrayLike, *, ending: str = "") -> dict[str, Floats]:
+    """What every row adds to the metrics, [B]: their mean over the rows is the metric, their spread its error.
+
+    A row's part of the pooled AUC is that of DeLong's variance: what the row changes, to first order, in the AUC of all
+    rows. NaN where the metric is.
+    """
+    positive, negative = np.asarray(positive_B, dtype=float), np.asarray(negative_B, dtype=float)
+    if not _usable(positive, negative, f"auc{ending}"):
+        return {name: np.full(len(positive), np.nan) for name in (f"auc{ending}", f"pair_accuracy{ending}")}
+    return {
+        f"auc{ending}": _auc_rows(positive, negative),
+        f"pair_accuracy{ending}": _wins(positive, negative, f"pair_accuracy{ending}"),
+    }
+
+
+def response_scores(right: Sequence[Sequence[float]], wrong: Sequence[Sequence[float]]) -> PairScores:
+    """Every score of the right and the wrong ordering's token log-probabilities (nats), row by row."""
+    return {
+        ending: (np.array([score(row) for row in right]), np.array([score(row) for row in wrong]))
+        for ending, score in RESPONSE_SCORES.items()
+    }
+
+
+def yes_no_scores(logps: Sequence[Sequence[Sequence[float]]]) -> PairScores:
+    """P(Yes.) of the liked and of the disliked title of every row, from token log-probabilities (nats).
+
+    Entries alternate: a liked title's right word (Yes.) and its wrong one, then a disliked title's (No., then Yes.).
+    """
+    right = np.array([probability_of_first(sum_logp(first), sum_logp(second)) for first, second in logps])
+    return {"": (right[::2], 1 - right[1::2])}
+
+
+def scored_metrics(scores: PairScores) -> dict[str, float]:
+    """``pair_metrics`` by every score."""
     metrics: dict[str, float] = {}
-    for ending, score in RESPONSE_SCORES.items():
-        metrics |= pair_metrics([score(row) for row in right], [score(row) for row in wrong], ending=ending)
+    for ending, both in scores.items():
+        metrics |= pair_metrics(*both, ending=ending)
     return metrics
+
+
+def scored_rows(scores: PairScores) -> dict[str, Floats]:
+    """``pair_rows`` by every score."""
+    rows: dict[str, Floats] = {}
+    for ending, both in scores.items():
+        rows |= pair_rows(*both, ending=ending)
+    return rows
+
+
+def _auc_rows(positive: Floats, negative: Floats) -> Floats:
+    above = _placements(positive, negative)  # of every positive: share of negatives below it
+    below = 1 - _placements(negative, positive)  # of every negative: share of positives above it
+    return np.asarray(above + below - above.mean(), dtype=float)
 
 
 def _placements(scores: Floats, others: Floats) -> Floats:

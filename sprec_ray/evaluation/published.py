@@ -1,14 +1,25 @@
-"""The numbers of SPRec's Tables 1 and 2 (arXiv 2412.09243): Llama-3.2-1B-Instruct, one number per method and metric."""
+"""Published tables: SPRec's 1 and 2 (arXiv 2412.09243) and DMPO's 2 (arXiv 2405.16127)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-PUBLISHED_COLUMNS = ("div_ratio@1", "div_ratio@5", "or_ratio@1", "or_ratio@5", "mgu@1", "mgu@5", "hr@5", "ndcg@5")
-"""The metrics in the tables' order."""
+SPREC_COLUMNS = ("div_ratio@1", "div_ratio@5", "or_ratio@1", "or_ratio@5", "mgu@1", "mgu@5", "hr@5", "ndcg@5")
+"""The metrics of SPRec's tables, in their order."""
+_SPREC = "SPRec (arXiv 2412.09243), Tables 1 and 2"
+_DMPO = "DMPO (arXiv 2405.16127), Table 2, Llama-2-7b"
 
-PUBLISHED_NAMES = {
+NAMES = {
     "sasrec": "SASRec",
+    "gru4rec": "GRU4Rec",
+    "bert4rec": "BERT4Rec",
+    "stamp": "STAMP",
+    "shan": "SHAN",
+    "gcsan": "GCSAN",
+    "core": "CORE",
+    "tallrec": "TALLRec",
     "bigrec": "BIGRec",
     "rw": "RW",
     "d3": "D³",
@@ -20,16 +31,29 @@ PUBLISHED_NAMES = {
     "sprec_nodpo": "SPRec-noDPO",
     "sprec_rn": "SPRec-RN",
 }
-"""By our method what the paper calls it."""
+"""By our method what the papers call it."""
 
-DATASETS = {
-    "movielens": "MovieLens-10M",
-    "goodreads": "Goodreads",
-    "cds": "Amazon CDs and Vinyl",
-    "steam": "Steam",
-}
 
-_TABLES = {
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedTable:
+    """A paper's numbers for one dataset."""
+
+    source: str
+    dataset: str
+    baseline: str
+    """The method from which the others' differences are taken."""
+    numbers: Mapping[str, Mapping[str, float]]
+    """By method and metric."""
+    unordered: tuple[str, ...] = ()
+    """Methods that are shown for reference and are left out where the order of methods is compared."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The metrics, in the table's order."""
+        return tuple(self.numbers[self.baseline])
+
+
+_SPREC_TABLES = {
     "movielens": """
         sasrec      0.0031 0.0029 1.0000 0.5520 0.1209 0.0473 0.0225 0.0136
         bigrec      0.1939 0.1604 0.2561 0.1047 0.0620 0.0406 0.0347 0.0281
@@ -83,17 +107,53 @@ _TABLES = {
         sprec_rn    0.2860 0.2606 0.2530 0.1146 0.0351 0.0262 0.0860 0.0837
     """,
 }
-"""RosePO's DivRatio@5 on CDs and Vinyl cannot be read in the copy that was typed from: nan."""
+"""As printed. RosePO's DivRatio@5 on CDs and Vinyl cannot be read in the copy that was typed from: nan."""
 
 
-def published_numbers(dataset: str) -> dict[str, dict[str, float]]:
-    """By method and metric the numbers of Tables 1 and 2 for a dataset of ``DATASETS``.
+_DMPO_NAMES = ("gcsan", "stamp", "sasrec", "gru4rec", "bert4rec", "shan", "core", "tallrec", "dmpo")
+_DMPO_TABLES = {
+    "dmpo-ml-1m": (52.77, 53.75, 54.77, 52.75, 47.72, 51.18, 50.32, 67.79, 70.20),
+    "dmpo-amazon-movie": (51.07, 53.04, 49.05, 47.51, 50.17, 52.88, 49.55, 57.62, 66.60),
+}
+"""AUC times 100, as printed."""
 
-    >>> published_numbers("goodreads")["bigrec"]["ndcg@5"]
+_DATASETS = {
+    "movielens": "MovieLens-10M",
+    "goodreads": "Goodreads",
+    "cds": "Amazon CDs and Vinyl",
+    "steam": "Steam",
+    "dmpo-ml-1m": "MovieLens-1M",
+    "dmpo-amazon-movie": "Amazon Movies and TV",
+}
+
+
+def published_table(dataset: str) -> PublishedTable:
+    """The published numbers of a dataset of ``PUBLISHED``.
+
+    >>> published_table("goodreads").numbers["bigrec"]["ndcg@5"]
     0.0236
     """
-    rows = (line.split() for line in _TABLES[dataset].strip().splitlines())
-    return {name: dict(zip(PUBLISHED_COLUMNS, map(float, numbers), strict=True)) for name, *numbers in rows}
+    if dataset in _DMPO_TABLES:
+        return PublishedTable(
+            source=_DMPO,
+            dataset=_DATASETS[dataset],
+            baseline="tallrec",
+            numbers={
+                name: {"auc": value / 100} for name, value in zip(_DMPO_NAMES, _DMPO_TABLES[dataset], strict=True)
+            },
+        )
+    rows = (line.split() for line in _SPREC_TABLES[dataset].strip().splitlines())
+    return PublishedTable(
+        source=_SPREC,
+        dataset=_DATASETS[dataset],
+        baseline="bigrec",
+        numbers={name: dict(zip(SPREC_COLUMNS, map(float, numbers), strict=True)) for name, *numbers in rows},
+        unordered=("sasrec",),
+    )
+
+
+PUBLISHED = tuple(_DATASETS)
+"""The datasets whose numbers are here."""
 
 
 def kendall_tau(first: list[float], second: list[float]) -> float:

@@ -112,11 +112,43 @@ def paired_bootstraps(
     return results
 
 
-def _check(seeds: Sequence[Sequence[Recommendations]], num_resamples: int) -> None:
+def bootstrap_means(
+    first: Sequence[Mapping[str, Floats]],
+    second: Sequence[Mapping[str, Floats]],
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> dict[str, BootstrapResult]:
+    """``paired_bootstrap`` of means over rows, from what every row adds to each metric, [B]: one mapping per seed.
+
+    Metrics that one of the mappings lacks are left out; rows of NaN do not count. Raises ValueError when the policies
+    have different numbers of rows.
+    """
+    everything = [*first, *second]
+    _check_numbers([first, second], num_resamples)
+    names = [name for name in everything[0] if all(name in values for values in everything)]
+    if not names:
+        return {}
+    lengths = {len(values[name]) for values in everything for name in names}
+    if len(lengths) > 1:
+        raise ValueError(f"the policies have {sorted(lengths)} rows; compare runs of the same data and split")
+    sign_S = np.repeat([1 / len(first), -1 / len(second)], [len(first), len(second)])
+    values_BC = np.stack([values[name] for name in names for values in everything], axis=1)
+    means_C = divide(np.nan_to_num(values_BC).sum(axis=0), (~np.isnan(values_BC)).sum(axis=0).astype(np.float64))
+    resampled_RC = _means_of_draws(values_BC, _draw_with_replacement(len(values_BC), num_resamples, seed))
+    parts = zip(names, np.split(means_C, len(names)), np.split(resampled_RC, len(names), axis=1), strict=True)
+    return {name: _result(float(sign_S @ mean_S), drawn_RS @ sign_S, 1.0) for name, mean_S, drawn_RS in parts}
+
+
+def _check_numbers(seeds: Sequence[Sequence[object]], num_resamples: int) -> None:
     if num_resamples < 100:
         raise ValueError(f"num_resamples={num_resamples} must be 100 or more; 2000 is usual")
     if not all(seeds):
         raise ValueError("a policy without recommendations cannot be compared; pass one per seed")
+
+
+def _check(seeds: Sequence[Sequence[Recommendations]], num_resamples: int) -> None:
+    _check_numbers(seeds, num_resamples)
     targets_B = seeds[0][0].targets_B
     if any(not np.array_equal(given.targets_B, targets_B) for policy in seeds for given in policy):
         raise ValueError("the policies were measured on other test rows; compare runs of the same data and split")
@@ -158,11 +190,15 @@ def _resample_means(
 ) -> dict[str, Floats]:
     """Every metric of every resample, [R, S]."""
     values_BC = np.stack([metric.values(given, k) for metric in metrics.values() for given in everything], axis=1)
+    parts = np.split(_means_of_draws(values_BC, draws), len(metrics), axis=1)
+    return dict(zip(metrics, parts, strict=True))
+
+
+def _means_of_draws(values_BC: Floats, draws: Iterator[Floats]) -> Floats:
+    """The mean of every column in every draw, without NaN, [R, C]."""
     defined_BC = (~np.isnan(values_BC)).astype(np.float64)
     values_BC = np.nan_to_num(values_BC)
-    means_RC = np.concatenate([divide(times_RB @ values_BC, times_RB @ defined_BC) for times_RB in draws])
-    parts = np.split(means_RC, len(metrics), axis=1)
-    return dict(zip(metrics, parts, strict=True))
+    return np.concatenate([divide(times_RB @ values_BC, times_RB @ defined_BC) for times_RB in draws])
 
 
 def _resample_parts(

@@ -65,20 +65,29 @@ def test_a_difference_in_every_row_is_significant(data: CompareData, tmp_path: P
 
 
 def test_runs_without_rankings_are_not_tested(data: CompareData, tmp_path: Path) -> None:
-    """Tasks other than the next item write none."""
     for file in tmp_path.rglob("grounded.json"):
         file.unlink()
     assert bootstrap_differences(data, tmp_path) == ()
     assert significance_table(data) == ""
 
 
-def test_rankings_of_candidates_are_not_tested(data: CompareData, tmp_path: Path) -> None:
-    """They are written as ``grounded.json`` too, and have HR and NDCG, but rank no catalogue."""
+def test_candidates_and_pairs_are_tested_by_what_their_rows_add(data: CompareData, tmp_path: Path) -> None:
+    """They rank no catalogue: ``grounded.json`` of candidates is not read. Of undefined rows nothing is counted."""
+    added = {"bigrec": [0.0, 1.0] * 30, "sprec": [1.0] * 30 + [None] * 30}
     runs = []
     for each in data.runs:
-        results = tuple(replace(result, metrics={**result.metrics, "hit_ratio@1": 0.1}) for result in each.results)
+        metrics = {"auc": 0.5, "pair_accuracy": 0.5}
+        results = tuple(replace(result, metrics=metrics) for result in each.results)
         runs.append(replace(each, results=results))
-    assert bootstrap_differences(replace(data, runs=tuple(runs)), tmp_path) == ()
+        folder = tmp_path / each.name / "evaluations" / results[-3].label
+        write_json(folder / "rows.json", {"auc": added[each.method], "pair_accuracy": [0.5] * 60})
+        (folder / "grounded.json").write_text("not read")
+    pairs = replace(data, runs=tuple(runs))
+    found = {each.metric: each for each in bootstrap_differences(pairs, tmp_path) if each.method == "sprec"}
+    assert found["auc"].difference == pytest.approx(0.5)
+    assert found["auc"].p < 0.01
+    assert (found["pair_accuracy"].difference, found["pair_accuracy"].p) == (0.0, 1.0)
+    assert marks(replace(pairs, significance=tuple(found.values())), "sprec", column_of("auc")) == "▲"
 
 
 def test_only_seeds_that_both_have_are_compared(data: CompareData, tmp_path: Path) -> None:

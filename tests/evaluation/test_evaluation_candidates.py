@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sprec_ray.evaluation.candidates import (
+    candidate_rows,
     evaluate_candidates,
     hit_metrics,
     judge,
@@ -121,6 +122,20 @@ def test_ranking_against_a_sort_of_each_row(logps: list[list[int]], data: st.Dat
     assert metrics["hr@1"] == pytest.approx(hits / len(rows))
     assert metrics["ndcg@3"] == pytest.approx(gains / len(rows))
     assert metrics["hr@1"] == pytest.approx(metrics["ndcg@1"])
+
+
+@given(st.lists(st.sampled_from(['"Dune"\n', '"Alien"\n', '"Aliens"\n', "Dune or It", '"Emma"\n', ""]), min_size=1))
+def test_what_rows_add_has_the_metrics_as_mean(texts: list[str]) -> None:
+    rng = np.random.default_rng(len(texts))
+    rows = [row(CANDIDATES[index]) for index in rng.integers(5, size=len(texts))]
+    logps_BC = rng.random((len(texts), 5))
+    added = candidate_rows(texts, logps_BC, rows, ks=(3,), titles={"Dune", "Emma"})
+    metrics = evaluate_candidates("x", texts, logps_BC, rows, ks=(3,), titles={"Dune", "Emma"}).metrics
+    assert added.keys() == {name for name in metrics if "_se@" not in name}
+    for name, values in added.items():
+        counted = values[~np.isnan(values)]
+        mean = counted.mean() if len(counted) else math.nan
+        assert mean == pytest.approx(metrics[name], nan_ok=True), name
 
 
 def test_a_random_ranking_hits_one_in_twenty() -> None:

@@ -17,10 +17,14 @@ from sprec_ray.evaluation.pairs import (
     pair_accuracy,
     pair_accuracy_se,
     pair_metrics,
+    pair_rows,
     paired_auc_se,
     probability_of_first,
-    response_metrics,
+    response_scores,
+    scored_metrics,
+    scored_rows,
     sum_logp,
+    yes_no_scores,
 )
 
 SCORES = st.lists(st.integers(0, 5), min_size=1, max_size=12)
@@ -72,6 +76,23 @@ def test_standard_error_is_that_of_the_sums_of_placements(rows: list[tuple[int, 
     assert paired_auc_se(positive, negative) == pytest.approx(math.sqrt(variance), abs=1e-12)
 
 
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=12))
+def test_what_rows_add_has_the_metrics_as_mean_and_their_errors_as_spread(rows: list[tuple[int, int]]) -> None:
+    positive, negative = zip(*rows, strict=True)
+    added, metrics = pair_rows(positive, negative, ending="_x"), pair_metrics(positive, negative, ending="_x")
+    for name, ddof in (("auc_x", 1), ("pair_accuracy_x", 0)):
+        assert added[name].mean() == pytest.approx(metrics[name], abs=1e-12)
+        error = np.std(added[name], ddof=ddof) / np.sqrt(len(rows))
+        assert error == pytest.approx(metrics[f"{name}_se"], abs=1e-12)
+
+
+def test_p_yes_is_read_from_both_titles() -> None:
+    """Liked: Yes. .6 of .8, disliked: No. .1 of .5, so P(Yes.) is .75 and .8."""
+    logps = [[[math.log(0.6)], [math.log(0.2)]], [[math.log(0.1)], [math.log(0.4)]]]
+    liked, disliked = yes_no_scores(logps)[""]
+    assert (liked.tolist(), disliked.tolist()) == (pytest.approx([0.75]), pytest.approx([0.8]))
+
+
 def test_standard_error_agrees_with_the_spread_over_repeated_draws() -> None:
     """Rows with a common part, which pooled AUC cannot use: 300 draws of 200 rows spread as the formula says."""
     rng = np.random.default_rng(0)
@@ -115,6 +136,7 @@ def test_no_row_is_undefined(caplog: pytest.LogCaptureFixture) -> None:
 def test_scores_may_rank_orderings_differently() -> None:
     """A short sure answer beside a long one: by mean probability the right ordering loses, by the sum it wins."""
     right, wrong = [math.log(0.5)], [math.log(0.9), math.log(0.2), math.log(0.9)]
-    metrics = response_metrics([right], [wrong])
+    scores = response_scores([right], [wrong])
+    metrics = scored_metrics(scores)
     assert (metrics["pair_accuracy"], metrics["pair_accuracy_sum_logp"]) == (0.0, 1.0)
-    assert set(PAIR_METRICS) == {name for name in metrics if not name.endswith("_se")}
+    assert set(PAIR_METRICS) == {name for name in metrics if not name.endswith("_se")} == set(scored_rows(scores))

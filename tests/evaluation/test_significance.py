@@ -9,8 +9,14 @@ import pytest
 from sprec_ray.evaluation.content import genre_sets, word_counts
 from sprec_ray.evaluation.exposure import popularity_groups
 from sprec_ray.evaluation.metric_types import CatalogTables, Recommendations, RowMetric
-from sprec_ray.evaluation.metrics import METRICS, genre_weights
-from sprec_ray.evaluation.significance import _draw_with_replacement, paired_bootstrap, paired_bootstraps
+from sprec_ray.evaluation.metrics import METRICS, genre_weights, row_hits
+from sprec_ray.evaluation.pairs import auc, pair_rows
+from sprec_ray.evaluation.significance import (
+    _draw_with_replacement,
+    bootstrap_means,
+    paired_bootstrap,
+    paired_bootstraps,
+)
 
 NUM_ITEMS = 400
 GENRES = ("A", "B", "C", "D")
@@ -55,6 +61,39 @@ def test_a_mean_over_rows_has_the_interval_of_its_standard_error():
     assert found.difference == pytest.approx(each.mean())
     assert found.high - found.difference == pytest.approx(1.96 * each.std() / math.sqrt(len(each)), rel=0.05)
     assert found.difference - found.low == pytest.approx(found.high - found.difference)
+
+
+def test_what_rows_add_gives_the_same_as_the_recommendations():
+    """Two seeds of one policy against one of the other; rows of NaN and metrics that one lacks do not count."""
+    rng = np.random.default_rng(4)
+    first, other = policies(rng, exponents=(1.3, 1.0))
+    again = recommendations(np.roll(first.ranked_BK, 1, axis=1), first.targets_B)
+    hits = [{"hr": row_hits(given.ranked_BK, given.targets_B, k=1), "own": np.ones(300)} for given in (first, again)]
+    rival = [{"hr": row_hits(other.ranked_BK, other.targets_B, k=1)}]
+    found = bootstrap_means(hits, rival, num_resamples=500)
+    assert found.keys() == {"hr"}
+    wanted = paired_bootstrap([first, again], other, METRICS["hr"], 1, num_resamples=500)
+    for field in ("difference", "low", "high", "p_value"):
+        assert getattr(found["hr"], field) == pytest.approx(getattr(wanted, field))
+    undefined = {"x": np.array([1.0, np.nan, 3.0, 2.0] * 50)}
+    assert bootstrap_means([undefined], [{"x": np.ones(200)}], num_resamples=100)["x"].difference == pytest.approx(1)
+
+
+def test_what_rows_add_to_pooled_auc_spreads_as_recomputing_it_does():
+    """The interval of a difference of two AUCs against 1,000 resamples in which both are computed anew."""
+    rng = np.random.default_rng(5)
+    common = rng.normal(size=400)
+    sides = [(common + rng.normal(shift, 1, 400), common + rng.normal(0, 1, 400)) for shift in (0.5, 0.2)]
+    found = bootstrap_means(*([pair_rows(*both)] for both in sides), num_resamples=4000)["auc"]
+    drawn = rng.integers(0, 400, (1000, 400))
+    anew = [auc(*(side[rows] for side in sides[0])) - auc(*(side[rows] for side in sides[1])) for rows in drawn]
+    assert found.difference == pytest.approx(auc(*sides[0]) - auc(*sides[1]))
+    assert found.high - found.difference == pytest.approx(1.96 * np.std(anew), rel=0.1)
+
+
+def test_means_of_different_rows_are_not_compared():
+    with pytest.raises(ValueError, match=r"the policies have \[2, 3\] rows; compare runs of the same data and split"):
+        bootstrap_means([{"hr": np.zeros(2)}], [{"hr": np.zeros(3)}])
 
 
 def test_a_policy_does_not_differ_from_itself():
