@@ -103,6 +103,12 @@ class Method:
     """Of the setting that the study varies."""
 
 
+_REFUSED = {
+    "seed": "a comparison has several; write seeds=[{}]",
+    "share_stages": "the runs of a comparison share stages; leave it out",
+    "recommender": "it is the method's to say what recommends; name methods, for example methods=[sasrec]",
+}
+"""Settings of a run that are none of a whole comparison, and why."""
 _ADAPTER = TypeAdapter(CompareConfig)
 _OWN = {field.name for field in dataclasses.fields(CompareConfig)} - {"files", "set", "method_set"}
 
@@ -123,8 +129,8 @@ def load_comparison(arguments: Sequence[str]) -> CompareConfig:
             continue
         if not equals:
             raise ConfigError(f"{argument}: expected a .yaml file or key=value")
-        if key == "seed":
-            raise ConfigError(f"{argument}: a comparison has several; write seeds=[{text}]")
+        if key in _REFUSED:
+            raise ConfigError(f"{argument}: {_REFUSED[key].format(text)}")
         section, _, below = key.partition(".")
         if key in _OWN:
             values[key] = scalar(text)

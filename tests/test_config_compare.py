@@ -115,6 +115,8 @@ def test_the_dataset_is_what_methods_are_laid_over(dataset: Path) -> None:
         (["methods=[sprec,sprec]"], r"names one twice"),
         ([], r"name the methods to compare.*known: bigrec, sprec"),
         (["methods=[sprec]", "seed=1"], r"seed=1: a comparison has several; write seeds=\[1\]"),
+        (["methods=[sprec]", "share_stages=false"], r"share_stages=false: the runs of a comparison share stages"),
+        (["methods=[sprec]", "recommender=collaborative"], r"it is the method's to say what recommends; name methods"),
         (["methods=[sprec]", "seeds=[]"], r"seeds=\(\)|seeds"),
         (["methods=[sprec]", "studies=[beta]"], r"studies.0='beta': input should be 'random_ratio'"),
         (["methods=[sprec]", "sft.epochs=1"], r"sft.epochs: unknown key"),

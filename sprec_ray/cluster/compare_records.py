@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from sprec_ray.cluster.recommending import RECOMMENDER
 from sprec_ray.cluster.run import is_finished
 from sprec_ray.cluster.sharing import origin
 from sprec_ray.cluster.sweep_records import is_span_of
-from sprec_ray.cluster.timeline import read_timeline
+from sprec_ray.cluster.timeline import own_spans, read_timeline
 from sprec_ray.config import RunConfig
 from sprec_ray.config_compare import CompareConfig, Method, dataset_config, make_run, run_command
 from sprec_ray.config_files import config_to_dict, flatten
@@ -87,7 +86,7 @@ def run_costs(config: RunConfig, folder: Path) -> tuple[Cost, Cost | None, dict[
 
     Launching engines, which runs keep for one another, and pre-training are in neither.
     """
-    spent = _sum(_span_cost(config, span) for span in _own_time(folder))
+    spent = _sum(_span_cost(config, span) for span in own_spans(folder))
     adopted = adopted_costs(config, folder)
     for marker in folder.rglob(MARKER):
         if marker.parent.relative_to(folder).as_posix() not in {stage for _, stage in adopted}:
@@ -104,34 +103,11 @@ def adopted_costs(config: RunConfig, folder: Path) -> dict[tuple[Path, str], Cos
         if maker is None or maker == folder:
             continue
         span_of = config.collaborative.model if name == RECOMMENDER else name
-        spans = [span for span in _own_time(maker) if span.name == span_of or is_span_of(name, span.name)]
+        spans = [span for span in own_spans(maker) if span.name == span_of or is_span_of(name, span.name)]
         is_known = bool(spans) or name.endswith(("/groups", f"/{RECOMMENDER}"))  # what takes no time worth a span
         cost = _tokens(Stage(marker.parent)) + _sum(_span_cost(config, span) for span in spans)
         costs[maker, name] = cost if is_known else None
     return costs
-
-
-def _own_time(folder: Path) -> list[Span]:
-    """The spans of a run, each second once.
-
-    A span of decoding holds the swap to its adapter, which has a span of its own, and the first of an engine also the
-    wait for its launch.
-    """
-    spans = read_timeline(folder)
-    launches = [span for span in spans if span.kind == "launch" and span.name == "decoders"]
-    return [
-        dataclasses.replace(span, duration_s=span.duration_s - sum(_overlap(span, launch) for launch in launches))
-        if span.kind == "decode"
-        else span
-        for span in spans
-        if not span.name.endswith(": swap")
-    ]
-
-
-def _overlap(first: Span, second: Span) -> float:
-    """Seconds that two spans have in common."""
-    end = min(first.start_s + first.duration_s, second.start_s + second.duration_s)
-    return max(0.0, end - max(first.start_s, second.start_s))
 
 
 def pretraining_cost(config: RunConfig, folder: Path) -> Cost:

@@ -86,8 +86,9 @@ class Measurement:
         metric = f"ndcg@{max(evaluation.k)}"
         for gamma in GAMMAS:
             chunks, name = stage.partial / f"gamma-{gamma:g}", f"{label}: valid rows, gamma {gamma:g}"
-            with self._clock.span(name, "decode"):
-                rollouts = self._decode(policy, chooser.rows, chunks, name, gamma)
+            if gamma == GAMMAS[0] or self._steers_search(gamma):  # else the answers are those of every other gamma
+                with self._clock.span(name, "decode"):
+                    rollouts = self._decode(policy, chooser.rows, chunks, name, gamma)
             with self._clock.span(f"{name}: grounding", "evaluate"):
                 found[gamma] = chooser.result(label, policy, rollouts, gamma=gamma).metrics[metric]
         best = max(found, key=lambda gamma: (found[gamma], -gamma))
@@ -96,12 +97,18 @@ class Measurement:
         logger.info("%s: gamma %g of %s, by %s on %d valid rows", label, best, GAMMAS, metric, len(chooser.rows))
         return best, {metric: found}
 
+    def _steers_search(self, gamma: float) -> bool:
+        """Whether the second opinion weighs in on which answers are found, and not only on how they are grounded."""
+        is_search = not isinstance(evaluation_search(self._config), int)
+        return gamma != 0 and is_search and self._config.evaluation.grounding in {"search", "ranking"}
+
     def _decode(
         self, policy: AdapterCheckpoint | None, examples: Sequence[Example], chunks: Path, label: str, gamma: float
     ) -> list[Rollout]:
         search, options = evaluation_search(self._config), dict[str, Any]()
         grounding = self._config.evaluation.grounding
-        if gamma and not isinstance(search, int) and grounding in {"search", "ranking"}:
+        if self._steers_search(gamma):
+            assert not isinstance(search, int)
             search = dataclasses.replace(search, lm_weight=lm_weight(gamma))
             options["item_logps"] = self.adjustment.logps([example.history for example in examples])
 

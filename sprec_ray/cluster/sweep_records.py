@@ -7,7 +7,7 @@ from pathlib import Path
 from sprec_ray.artifacts import MARKER, Stage, as_eval_result
 from sprec_ray.cluster.results import evaluations_folder
 from sprec_ray.cluster.sharing import origin
-from sprec_ray.cluster.timeline import read_timeline
+from sprec_ray.cluster.timeline import own_spans, read_timeline
 from sprec_ray.config_sweep import ParameterConfig, SweepConfig, Trial, trial_command
 from sprec_ray.evaluation.sweep_results import Status, SweepParameter, TrialRecord
 from sprec_ray.types import EvalResult
@@ -25,7 +25,7 @@ def trial_record(
     }
     spans = read_timeline(folder)
     seconds: dict[str, float] = {}
-    for span in spans:
+    for span in own_spans(folder):
         seconds[span.kind] = seconds.get(span.kind, 0.0) + span.duration_s
     return TrialRecord(
         name=trial.name,
@@ -54,7 +54,7 @@ def _results(sweep: SweepConfig, trial: Trial, folder: Path) -> tuple[EvalResult
 
 def _seconds_of(stage: str, run: Path) -> float:
     """Seconds that a run spent on a stage, by the names of its spans."""
-    return sum(span.duration_s for span in read_timeline(run) if is_span_of(stage, span.name))
+    return sum(span.duration_s for span in own_spans(run) if is_span_of(stage, span.name))
 
 
 def is_span_of(stage: str, span: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -59,3 +60,26 @@ def read_timeline(folder: Path) -> tuple[Span, ...]:
         spans.append(Span(name=row["name"], kind=row["kind"], start_s=start, duration_s=row["duration"]))
         end = max(end, start + row["duration"])
     return tuple(spans)
+
+
+def own_spans(folder: Path) -> list[Span]:
+    """The spans of ``read_timeline``, each second in one of them.
+
+    A span of decoding holds the swap to its adapter, which has a span of its own, and the first of an engine also the
+    wait for its launch.
+    """
+    spans = read_timeline(folder)
+    launches = [span for span in spans if span.kind == "launch" and span.name == "decoders"]
+    return [
+        dataclasses.replace(span, duration_s=span.duration_s - sum(_overlap(span, launch) for launch in launches))
+        if span.kind == "decode"
+        else span
+        for span in spans
+        if not span.name.endswith(": swap")
+    ]
+
+
+def _overlap(first: Span, second: Span) -> float:
+    """Seconds that two spans have in common."""
+    end = min(first.start_s + first.duration_s, second.start_s + second.duration_s)
+    return max(0.0, end - max(first.start_s, second.start_s))
