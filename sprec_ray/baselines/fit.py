@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sprec_ray.baselines.counts import Chance, LastItem, Popularity, log_popularity
 from sprec_ray.baselines.histories import draw_negatives, known_ids, left_padded
 from sprec_ray.baselines.items import ItemNetwork
-from sprec_ray.baselines.recommender import FitSummary, Network, Recommender, empty_model, score_ids
+from sprec_ray.baselines.recommender import FitSummary, Network, Recommender, Scores, empty_model, score_ids
 from sprec_ray.baselines.targets import TARGETS
 from sprec_ray.config_methods import CollaborativeConfig
 from sprec_ray.data.sequences import derive_rng
@@ -91,6 +91,11 @@ def fit_recommender(
     )
     _warn_if_beaten(summary)
     return Recommender(settings, tuple(titles), rows.max_history, model, summary)
+
+
+def last_item_scores(train: Sequence[Example], titles: Sequence[str], histories: Sequence[Sequence[str]]) -> Scores:
+    """What followed each history's last title in ``train``: scores of all titles, [B, I]. Nothing is learned."""
+    return fit_recommender(CollaborativeConfig(model="last_item"), train, (), titles, seed=0).scores(histories)
 
 
 def _rows_of(train: Sequence[Example], valid: Sequence[Example], titles: Sequence[str]) -> _Rows:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sprec_ray.artifacts import ROWS_FILE, Stage, write_json
+from sprec_ray.baselines.fit import last_item_scores
 from sprec_ray.cluster.judgements import ScoreTask
 from sprec_ray.cluster.run_data import RunData
 from sprec_ray.cluster.worker import TextSettings
@@ -67,25 +68,34 @@ class CandidatesEvaluator:
 
         A candidate outside the catalogue comes last.
         """
+        scores_BC = self._of_candidates(scores_BI)
+        return self._evaluate(label, self._best(scores_BC), scores_BC, stage)
+
+    def baselines(self) -> list[EvalResult]:
+        """What the same rows give to three rules that learn nothing.
+
+        The candidate with most training events, the one that followed the history's last title most often, and chance.
+        """
+        rng = derive_rng(self._config.seed, "random baseline")
+        random_BC = rng.random((len(self._rows), self._config.data.num_candidates))
+        popularity = self._data.popularity
+        counts_BC = np.array([[popularity[title] for title in row.candidates] for row in self._rows], dtype=np.float64)
+        # Candidates of equal popularity are in random order.
+        data, histories = self._data, [row.history for row in self._rows]
+        followed_BC = self._of_candidates(last_item_scores(data.train, data.catalog.titles, histories))
+        scores = {"popularity": counts_BC + random_BC, "last_item": followed_BC, "random": random_BC}
+        return [self._measure(label, self._best(scores_BC), scores_BC) for label, scores_BC in scores.items()]
+
+    def _of_candidates(self, scores_BI: npt.NDArray[np.floating]) -> Floats:
+        """The scores of each row's candidates, [B, C], from those of the catalogue's titles."""
         index_of = self._data.catalog.index_of
-        scores_BC = np.array(
+        return np.array(
             [
                 [scores_I.min() - 1 if (at := index_of(title)) is None else scores_I[at] for title in row.candidates]
                 for row, scores_I in zip(self._rows, scores_BI, strict=True)
             ],
             dtype=np.float64,
         )
-        return self._evaluate(label, self._best(scores_BC), scores_BC, stage)
-
-    def baselines(self) -> list[EvalResult]:
-        """What the same rows give to the candidate with most training events, and to a random one."""
-        rng = derive_rng(self._config.seed, "random baseline")
-        random_BC = rng.random((len(self._rows), self._config.data.num_candidates))
-        popularity = self._data.popularity
-        counts_BC = np.array([[popularity[title] for title in row.candidates] for row in self._rows], dtype=np.float64)
-        # Candidates of equal popularity are in random order.
-        scores = {"popularity": counts_BC + random_BC, "random": random_BC}
-        return [self._measure(label, self._best(scores_BC), scores_BC) for label, scores_BC in scores.items()]
 
     def _evaluate(self, label: str, texts: Sequence[str], logps_BC: Floats, stage: Stage) -> EvalResult:
         self._write(stage.path, texts, logps_BC)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sprec_ray.artifacts import Stage, write_json
-from sprec_ray.baselines.fit import fit_recommender
+from sprec_ray.baselines.fit import last_item_scores
 from sprec_ray.cluster.run_data import RunData
 from sprec_ray.cluster.worker import EmbedTask
 from sprec_ray.config import RunConfig
@@ -162,9 +162,7 @@ class Evaluator:
         popular = sorted(titles, key=lambda title: -self._popularity[title])[:places]
         rng = derive_rng(self._config.seed, "random baseline")
         drawn = [[titles[index] for index in rng.permutation(len(titles))[:places]] for _ in self.rows]
-        settings = dataclasses.replace(self._config.collaborative, model="last_item")
-        last_item = fit_recommender(settings, self._train, (), titles, seed=self._config.seed)
-        followed_BI = last_item.scores([example.history for example in self.rows])
+        followed_BI = last_item_scores(self._train, titles, [example.history for example in self.rows])
         return [
             evaluate_predictions("popularity", None, self._task, ranked_titles=[popular] * len(self.rows)),
             evaluate_ranking("last_item", self._ranking_of(followed_BI), self._task),

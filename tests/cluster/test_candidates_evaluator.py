@@ -31,8 +31,12 @@ def evaluator(rows: list[Example], asked: list[ScoreTask]) -> CandidatesEvaluato
         asked.append(task)
         return {"logps": [[[-2.0, -1.0], [-1.0], [-1.5, -0.5]]] * len(rows), "compute_s": 0.0}
 
+    train = [Example(example_id="9", history=("Emma",), target="It")]
     data: Any = SimpleNamespace(
-        measured=rows, catalog=Catalog(titles=("Emma", "It", "Dune"), genres={}), popularity=Counter(Dune=3)
+        measured=rows,
+        train=train,
+        catalog=Catalog(titles=("Emma", "It", "Dune"), genres={}),
+        popularity=Counter(Dune=3),
     )
     return CandidatesEvaluator(CONFIG, data, model_path=lambda: "model", text=TEXT, score=score)
 
@@ -58,8 +62,9 @@ def test_answers_are_judged_and_candidates_ranked(tmp_path: Path) -> None:
 
 
 def test_baselines_always_name_a_candidate() -> None:
-    popularity, random = evaluator(ROWS, []).baselines()
-    assert (popularity.label, random.label) == ("popularity", "random")
+    popularity, last_item, random = evaluator(ROWS, []).baselines()
+    assert (popularity.label, last_item.label, random.label) == ("popularity", "last_item", "random")
+    assert last_item.top_items == (("It", 2),)  # It followed Emma
     assert popularity.metrics["hit_ratio@1"] == popularity.metrics["hr@1"] == 0.5
     assert popularity.metrics["valid_ratio"] == random.metrics["valid_ratio"] == 1.0
 

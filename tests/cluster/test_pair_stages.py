@@ -5,17 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+import statistics
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import yaml
 
 from sprec_ray.artifacts import Stage, read_json, read_rows
+from sprec_ray.cluster.comparing import compare_methods
 from sprec_ray.cluster.results import read_results
 from sprec_ray.cluster.run import RunOutcome, evaluate_on_valid, run_folder, train_selfplay
 from sprec_ray.cluster.sharing import origin
 from sprec_ray.config import ConfigError, RunConfig
-from sprec_ray.config_files import load_config
-from sprec_ray.evaluation.pairs import pair_metrics
+from sprec_ray.config_compare import load_comparison
+from sprec_ray.config_files import config_to_dict, load_config
+from sprec_ray.evaluation.compare_significance import significance_table
+from sprec_ray.evaluation.pairs import PAIR_METRICS, pair_metrics
 from sprec_ray.types import JudgementGroup, PairExample
 
 pytestmark = pytest.mark.slow
@@ -88,6 +94,10 @@ def test_metrics_are_those_of_the_written_scores(dmpo: RunOutcome) -> None:
     measured = {result.label: result.metrics for result in dmpo.results}["sft"]
     assert measured["auc"] == pytest.approx(pair_metrics(right, wrong)["auc"])
     assert all(row["answers"][0] == row["answers"][1][::-1] for row in scores)
+    rows = read_json(dmpo.report.parent / "evaluations" / "sft" / "rows.json")
+    assert {name: statistics.fmean(values) for name, values in rows.items()} == {
+        name: pytest.approx(measured[name]) for name in PAIR_METRICS
+    }
 
 
 def test_training_takes_right_answers_and_then_groups_with_a_prompt_per_wrong_one(dmpo: RunOutcome) -> None:
@@ -147,6 +157,40 @@ def test_a_recommender_is_measured_on_the_same_rows(ray_session: None, make: Mak
     assert outcome.results[0].counts["num_rows"] == 20
     assert 0 <= outcome.results[0].metrics["auc"] <= 1
     assert not Stage(outcome.report.parent / "sft").is_finished
+
+
+def test_methods_are_compared_by_auc_and_accuracy(dmpo: RunOutcome, make: Make, tmp_path: Path) -> None:
+    """The last policy of a run is what is compared, not a rule beside it, and differences are tested row by row."""
+    (tmp_path / "pairs.yaml").write_text(yaml.safe_dump(config_to_dict(make("dmpo"))))
+    (tmp_path / "methods").mkdir()
+    methods = {
+        "bigrec": "selfplay: {num_iterations: 0}",
+        "dmpo": "preference: {loss: dmpo}",
+        "popularity": "recommender: collaborative\ncollaborative: {model: popularity}",
+    }
+    for name, text in methods.items():
+        (tmp_path / "methods" / f"{name}.yaml").write_text(text)
+    data = compare_methods(
+        load_comparison(
+            [
+                str(tmp_path / "pairs.yaml"),
+                "methods=[bigrec,dmpo,popularity]",
+                "seeds=[0]",
+                f"output_dir={run_folder(make('dmpo')).parent}",
+                "name=compared",
+                "num_resamples=200",
+            ]
+        )
+    ).data
+    ours = {result.label: result.metrics for result in dmpo.results}
+    assert data.values("dmpo", "auc") == [ours["iteration-0"]["auc"]]
+    assert data.values("bigrec", "pair_accuracy") == [ours["sft"]["pair_accuracy"]]
+    tested = {(found.method, found.rival, found.metric): found.difference for found in data.significance}
+    for key in PAIR_METRICS:
+        assert tested["dmpo", "bigrec", key] == pytest.approx(ours["iteration-0"][key] - ours["sft"][key])
+    assert ("popularity", "bigrec", "auc") in tested
+    assert ("popularity", "bigrec", "auc_sum_logp") not in tested
+    assert "dmpo less bigrec" in significance_table(data)
 
 
 def test_validation_rows_can_be_measured(dmpo: RunOutcome, make: Make) -> None:

@@ -27,7 +27,14 @@ def s_dpo(ray_session: None, tiny: Make) -> RunOutcome:
 
 
 def test_a_run_measures_answers_under_both_rules_and_the_ranking(s_dpo: RunOutcome) -> None:
-    assert [result.label for result in s_dpo.results] == ["base", "sft", "iteration-0", "popularity", "random"]
+    assert [result.label for result in s_dpo.results] == [
+        "base",
+        "sft",
+        "iteration-0",
+        "popularity",
+        "last_item",
+        "random",
+    ]
     for result in s_dpo.results:
         metrics = result.metrics
         assert 0 <= metrics["hit_ratio@1"] <= metrics["valid_ratio"] <= 1
