@@ -44,13 +44,14 @@ def simple_sentences(data: CompareData) -> Iterator[str]:
         mean = spread(data.values(method.label, key))[0]
         if method.kind == "simple" or math.isnan(mean):
             continue
-        for rule, values in rules.items():
-            bound = spread(values)[0]
-            if mean <= bound:
-                yield (
-                    f"{method.label} does not beat {rule}: {title} {value_text(mean)} against {value_text(bound)}. On "
-                    f"these rows {SIMPLE.get(rule, rule)} is at least as accurate."
-                )
+        bounds = {rule: spread(values)[0] for rule, values in rules.items()}
+        unbeaten = sorted((rule for rule in bounds if mean <= bounds[rule]), key=lambda rule: -bounds[rule])
+        if unbeaten:
+            against = ", ".join(value_text(bounds[rule]) for rule in unbeaten)
+            yield (
+                f"{method.label} does not beat {', '.join(unbeaten)}: {title} {value_text(mean)} against {against}. On "
+                f"these rows {SIMPLE.get(unbeaten[0], unbeaten[0])} is at least as accurate."
+            )
 
 
 def agreeing_signs(data: CompareData, key: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import pytest
 from made_comparison import MEANS, comparison, method, run
 
 from sprec_ray.evaluation.compare_costs import total_sentence, unit_cost
-from sprec_ray.evaluation.compare_results import Cost, read_comparison, spread, write_comparison
+from sprec_ray.evaluation.compare_results import Cost, RunRecord, read_comparison, spread, write_comparison
 from sprec_ray.evaluation.compare_sentences import (
     agreeing_signs,
     agreement_sentences,
@@ -30,6 +30,7 @@ from sprec_ray.evaluation.compare_tables import (
 )
 from sprec_ray.evaluation.published import NAMES, PUBLISHED, kendall_tau, published_table
 from sprec_ray.evaluation.report_tables import column_of
+from sprec_ray.types import EvalResult
 
 
 def test_a_cell_is_the_mean_and_the_sample_deviation_over_seeds() -> None:
@@ -102,6 +103,32 @@ def test_what_does_not_beat_a_simple_rule_is_named() -> None:
     assert found[0].startswith(
         "sasrec does not beat popularity: NDCG@5 0.0125 against 0.0145. On these rows recommending"
     )
+
+
+def test_rules_that_are_not_beaten_are_one_sentence_best_first() -> None:
+    """Pairs are judged by pairwise accuracy; a method that beats all rules is not named."""
+    ranked = {"bigrec": 0.52, "s_dpo": 0.58, "sprec": 0.49}
+    rules = {"popularity": 0.51, "liked share": 0.53}
+    runs = tuple(
+        RunRecord(
+            name=f"{name}-0",
+            method=name,
+            seed=0,
+            status="finished",
+            results=tuple(
+                EvalResult(label=label, metrics={"pair_accuracy": value}, counts={})
+                for label, value in {"sft": mean, **rules}.items()
+            ),
+        )
+        for name, mean in ranked.items()
+    )
+    data = replace(comparison(), methods=tuple(map(method, ranked)), runs=runs, seeds=(0,))
+    found = list(simple_sentences(data))
+    assert [sentence.split(". On")[0] for sentence in found] == [
+        "bigrec does not beat liked share: pairwise accuracy 0.5200 against 0.5300",
+        "sprec does not beat liked share, popularity: pairwise accuracy 0.4900 against 0.5300, 0.5100",
+    ]
+    assert "ranking titles by the share of their training judges who like them" in found[1]
 
 
 def test_published_numbers_are_those_of_the_paper() -> None:
