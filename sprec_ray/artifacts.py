@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -25,7 +25,7 @@ PARTIAL = "partial"
 """Folder of a stage that holds what an interrupted stage has done; it is gone when the stage is finished."""
 
 ROWS_FILE = "rows.json"
-"""Of an evaluation whose metrics are means over rows: by metric what every row adds to it."""
+"""Of an evaluation whose metrics are means over rows: ``example_ids`` and, by metric, what every row ``adds``."""
 
 
 class ArtifactError(ValueError):
@@ -152,6 +152,12 @@ def remove_unfinished_writes(folder: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically, readable by people. An undefined number (NaN) is written as null."""
     write_text(path, json.dumps(_without_nan(value), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def write_added(folder: Path, example_ids: Sequence[str], adds: Mapping[str, Iterable[float]]) -> None:
+    """Write what every row of an evaluation adds to each metric, a mapping of arrays [B], as ``ROWS_FILE``."""
+    values = {name: [float(value) for value in added_B] for name, added_B in adds.items()}
+    write_json(folder / ROWS_FILE, {"example_ids": list(example_ids), "adds": values})
 
 
 def read_json(path: Path) -> Any:

@@ -106,9 +106,11 @@ class Method:
 _REFUSED = {
     "seed": "a comparison has several; write seeds=[{}]",
     "share_stages": "the runs of a comparison share stages; leave it out",
+    "name": "the comparison names and places its runs; leave it out",
+    "output_dir": "the comparison names and places its runs; leave it out",
     "recommender": "it is the method's to say what recommends; name methods, for example methods=[sasrec]",
 }
-"""Settings of a run that are none of a whole comparison, and why."""
+"""Settings of a run that neither a whole comparison nor one of its methods is given, and why."""
 _ADAPTER = TypeAdapter(CompareConfig)
 _OWN = {field.name for field in dataclasses.fields(CompareConfig)} - {"files", "set", "method_set"}
 
@@ -129,12 +131,14 @@ def load_comparison(arguments: Sequence[str]) -> CompareConfig:
             continue
         if not equals:
             raise ConfigError(f"{argument}: expected a .yaml file or key=value")
-        if key in _REFUSED:
-            raise ConfigError(f"{argument}: {_REFUSED[key].format(text)}")
         section, _, below = key.partition(".")
+        is_of_method = bool(below) and section not in _sections()
+        setting = below if is_of_method else key
+        if setting in _REFUSED and key not in _OWN:
+            raise ConfigError(f"{argument}: {_REFUSED[setting].format(text)}")
         if key in _OWN:
             values[key] = scalar(text)
-        elif below and section not in _sections():
+        elif is_of_method:
             values["method_set"].setdefault(section, {})[below] = scalar(text)
         else:
             values["set"][key] = scalar(text)

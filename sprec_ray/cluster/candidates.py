@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sprec_ray.artifacts import ROWS_FILE, Stage, write_json
+from sprec_ray.artifacts import Stage, write_added, write_json
 from sprec_ray.baselines.fit import last_item_scores
 from sprec_ray.cluster.judgements import ScoreTask
 from sprec_ray.cluster.run_data import RunData
@@ -100,7 +100,7 @@ class CandidatesEvaluator:
     def _evaluate(self, label: str, texts: Sequence[str], logps_BC: Floats, stage: Stage) -> EvalResult:
         self._write(stage.path, texts, logps_BC)
         found = candidate_rows(texts, logps_BC, self._rows, ks=self._config.evaluation.k, titles=self._data.catalog)
-        write_json(stage.path / ROWS_FILE, {name: values_B.tolist() for name, values_B in found.items()})
+        write_added(stage.path, [row.example_id for row in self._rows], found)
         return self._measure(label, texts, logps_BC)
 
     def _measure(self, label: str, texts: Sequence[str], logps_BC: Floats) -> EvalResult:

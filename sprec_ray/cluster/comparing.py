@@ -54,7 +54,7 @@ from sprec_ray.evaluation.compare_results import (
 )
 from sprec_ray.evaluation.compare_significance import bootstrap_differences
 from sprec_ray.evaluation.paper import differences_from_paper
-from sprec_ray.evaluation.published import PUBLISHED
+from sprec_ray.evaluation.published import PUBLISHED, published_table
 from sprec_ray.types import EvalResult
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class ComparisonProgress(ray.tune.Callback):  # type: ignore[misc]
             methods=self._about,
             runs=records,
             num_resamples=comparison.num_resamples,
-            published=_published(comparison),
+            published=shown_published(comparison),
             from_paper=tuple(differences_from_paper(flatten(config_to_dict(dataset)))),
             pretraining=self._pretraining(),
             outside=self._outside(),
@@ -258,12 +258,16 @@ def _able(progress: ComparisonProgress) -> Sequence[Trial]:
     return able
 
 
-def _published(comparison: CompareConfig) -> str | None:
-    """Whose published numbers are shown: of the dataset by name, unless it is tested across domains."""
+def shown_published(comparison: CompareConfig) -> str | None:
+    """Whose published numbers are shown: by the dataset's name, where its task and its test rows are the published."""
     if comparison.published != "auto":
         return None if comparison.published == "none" else comparison.published
     dataset = dataset_config(comparison)
-    return dataset.name if dataset.name in PUBLISHED and not dataset.data.test_domain else None
+    if dataset.name not in PUBLISHED:
+        return None
+    table, data = published_table(dataset.name), dataset.data
+    is_same = data.task == table.task and table.domain in {None, data.domain}
+    return dataset.name if is_same and data.test_path is None and data.test_domain is None else None
 
 
 def _placed(run: Trial, folder: Path) -> Trial:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sprec_ray.artifacts import ROWS_FILE, Stage, as_eval_result, read_rows, write_json
+from sprec_ray.artifacts import Stage, as_eval_result, read_rows, write_added, write_json
 from sprec_ray.cluster.engines import Engines
 from sprec_ray.cluster.judgements import ScoreTask
 from sprec_ray.cluster.kept import KeptEngines
@@ -194,7 +194,7 @@ class PairStages:
             scores = yes_no_scores(logps) if yes_no else response_scores(*zip(*logps, strict=True))
             with self.keeper.filling(stage, f"{label}: evaluation") as summary:
                 write_json(stage.path / "scores.json", _scores(groups, logps))
-                summary.update(_measure(label, scores, stage.path))
+                summary.update(self._measure(label, scores, stage))
         return lambda: as_eval_result(stage.summary["result"])
 
     def _asked(self, example: PairExample) -> tuple[JudgementGroup, ...]:
@@ -216,6 +216,13 @@ class PairStages:
             logps: Logps = self.engines.embed(task, f"{label}: scoring")["logps"]
         return logps
 
+    def _measure(self, label: str, scores: PairScores, stage: Stage) -> dict[str, Any]:
+        """The result of a policy, as its stage keeps it; the folder gets what every row adds to each metric."""
+        write_added(stage.path, [row.example_id for row in self.measured_examples], scored_rows(scores))
+        counts = {"num_rows": len(self.measured_examples)}
+        result = EvalResult(label=label, metrics=scored_metrics(scores), counts=counts)
+        return {"result": dataclasses.asdict(result)}
+
     def _recommender(self) -> EvalResult:
         """The collaborative model's scores of the liked and the disliked titles, after the histories."""
         stage, settings = Stage(self.evaluations / RECOMMENDER), self.config.collaborative
@@ -228,7 +235,7 @@ class PairStages:
             ]
             liked, disliked = np.array(both, dtype=np.float64).T
             with self.keeper.filling(stage, f"{settings.model}: evaluation") as summary:
-                summary.update(_measure(RECOMMENDER, {"": (liked, disliked)}, stage.path))
+                summary.update(self._measure(RECOMMENDER, {"": (liked, disliked)}, stage))
         return as_eval_result(stage.summary["result"])
 
     def baselines(self) -> list[EvalResult]:
@@ -273,14 +280,6 @@ def _read_liked(file: Path) -> list[Example]:
         Example(example_id=row.example_id, history=row.history, target=row.liked)
         for row in read_rows(file, PairExample)
     ]
-
-
-def _measure(label: str, scores: PairScores, folder: Path) -> dict[str, Any]:
-    """The result of a policy, as its stage keeps it; the folder gets what every row adds to each metric."""
-    write_json(folder / ROWS_FILE, {name: values.tolist() for name, values in scored_rows(scores).items()})
-    num_rows = len(scores[""][0])
-    result = EvalResult(label=label, metrics=scored_metrics(scores), counts={"num_rows": num_rows})
-    return {"result": dataclasses.asdict(result)}
 
 
 def _scores(groups: Sequence[JudgementGroup], logps: Logps) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sprec_ray import __version__
-from sprec_ray.artifacts import MARKER, Stage, read_json, take_lock, write_json
+from sprec_ray.artifacts import MARKER, ROWS_FILE, Stage, read_json, take_lock, write_json
 from sprec_ray.config import RunConfig
 from sprec_ray.config_files import config_to_dict, flatten
 from sprec_ray.decoding.decoder import resolve_engine
@@ -92,6 +92,8 @@ def stage_key(config: RunConfig, stage: str) -> str:
     if "model.name_or_path" in settings:
         files += _files(config.model.name_or_path)
     metrics = [*METRICS, *CANDIDATE_METRICS, *PAIR_METRICS] if kind.startswith("evaluations/") else []
+    if metrics and config.data.task != "next_item":
+        metrics.append(ROWS_FILE)  # so does one that lacks this file
     content = json.dumps([__version__, stage, sorted(settings.items()), files, *metrics])
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 

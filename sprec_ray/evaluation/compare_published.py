@@ -46,7 +46,7 @@ def _protocol(data: CompareData, published: PublishedTable) -> str:
     differing = [key for key, _, _ in data.from_paper]
     model = next((f"{ours} instead of {theirs}" for key, ours, theirs in data.from_paper if "name_or_path" in key), "")
     return note(
-        f"Published: {published.source}, {published.dataset}, one run per method. The "
+        f"Published: {published.source}, {published.dataset}, {published.runs}. The "
         + (f"models differ ({model}), and so do " if model else "The following differ: ")
         + f"{len(differing)} settings in all ({', '.join(differing[:8])}{' ...' if len(differing) > 8 else ''}; the "
         "whole list is below). Compare directions and order, not levels."

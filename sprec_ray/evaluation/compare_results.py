@@ -121,7 +121,7 @@ class CompareData:
     published: str | None = None
     """The dataset of ``published.py`` whose numbers stand beside ours."""
     from_paper: tuple[tuple[str, Any, Any], ...] = ()
-    """(dotted key, ours, SPRec's) where the dataset's configuration differs from the paper's settings."""
+    """(dotted key, ours, the paper's) where the dataset's configuration differs from the settings of its paper."""
     pretraining: Cost = Cost()
     """Of the small Llama, once for all runs, as far as these runs made it."""
     outside: Cost = Cost()

@@ -12,9 +12,9 @@ from sprec_ray.evaluation.published import kendall_tau, published_table
 from sprec_ray.evaluation.report_tables import column_of
 
 SIMPLE = {
-    "popularity": "recommending the most popular titles to everybody",
-    "random": "drawing titles at random",
-    "liked share": "ranking titles by the share of their training judges who like them",
+    "popularity": "going by how popular titles are",
+    "random": "guessing",
+    "liked share": "the share of a title's training judges who like it",
     "last_item": "looking up what followed the last title in training",
 }
 
@@ -38,7 +38,8 @@ def simple_sentences(data: CompareData) -> Iterator[str]:
     if key is None:
         return
     rules = {label: [result.metrics[key] for result in found] for label, found in data.references().items()}
-    rules |= {method.name: data.values(method.label, key) for method in data.table_methods if method.kind == "simple"}
+    own = {method.name: data.values(method.label, key) for method in data.table_methods if method.kind == "simple"}
+    rules |= {name: values for name, values in own.items() if values}
     title = column_of(key).title
     for method in data.table_methods:
         mean = spread(data.values(method.label, key))[0]

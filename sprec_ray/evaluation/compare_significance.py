@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +24,14 @@ from sprec_ray.evaluation.report_tables import Column, column_of
 from sprec_ray.evaluation.significance import BootstrapResult, bootstrap_means, paired_bootstraps
 from sprec_ray.types import Example
 
+logger = logging.getLogger(__name__)
+
 
 def bootstrap_differences(data: CompareData, runs: Path) -> tuple[Significance, ...]:
     """Every method against BIGRec, and the best against the second best of every metric of the table.
 
-    ``runs`` is the folder of the runs. Both methods are compared on the seeds that both have finished.
+    ``runs`` is the folder of the runs. Both methods are compared on the seeds that both have finished; runs that were
+    measured on other rows, or by a version that did not keep what is resampled, are not compared, with a warning.
     """
     columns = table_columns(data)
     rows: RowValues | RankedRows = RankedRows(data, runs) if _ranks_catalogue(data) else RowValues(data, runs)
@@ -56,14 +62,25 @@ def _ranks_catalogue(data: CompareData) -> bool:
 
 
 def _files(data: CompareData, runs: Path, name: str) -> dict[tuple[str, int], Path]:
-    """By method and seed that file of the evaluation of a finished run's last policy, where there is one."""
+    """By method and seed that file of the evaluation of a finished run's last policy, of methods that all have it."""
     folder = "evaluations" if data.split == "test" else f"evaluations-{data.split}"
     files = {
         (run.method, run.seed): runs / run.name / folder / run.measured.label / name
         for run in data.runs
         if run.measured is not None
     }
-    return {key: file for key, file in files.items() if file.is_file()}
+    lacking = sorted({method for (method, _), file in files.items() if not file.is_file()})
+    if lacking:
+        logger.warning("no %s of %s: their differences are not tested; delete their runs to test them", name, lacking)
+    return {key: file for key, file in files.items() if key[0] not in lacking}
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What every row of a run adds to its metrics."""
+
+    example_ids: list[str]
+    adds: Mapping[str, Floats]
 
 
 class RowValues:
@@ -71,7 +88,7 @@ class RowValues:
 
     def __init__(self, data: CompareData, runs: Path) -> None:
         self._files, self._num_resamples = _files(data, runs, ROWS_FILE), data.num_resamples
-        self._values: dict[tuple[str, int], dict[str, Floats]] = {}
+        self._added: dict[tuple[str, int], Added] = {}
 
     def seeds(self, label: str) -> set[int]:
         """The seeds of a method's finished runs."""
@@ -80,16 +97,21 @@ class RowValues:
     def compare(
         self, first: str, second: str, seeds: Sequence[int], keys: Sequence[str]
     ) -> Mapping[str, BootstrapResult]:
-        """The differences of two methods in metrics that both measure."""
+        """The differences of two methods in metrics that both measure; none where their rows are not the same."""
         given = [[self._read(label, seed) for seed in seeds] for label in (first, second)]
-        chosen = [[{key: values[key] for key in keys if key in values} for values in policy] for policy in given]
+        ids = given[0][0].example_ids
+        if any(added.example_ids != ids for policy in given for added in policy):
+            logger.warning("%s and %s were measured on other rows: their difference is not tested", first, second)
+            return {}
+        chosen = [[{key: each.adds[key] for key in keys if key in each.adds} for each in policy] for policy in given]
         return bootstrap_means(*chosen, num_resamples=self._num_resamples)
 
-    def _read(self, label: str, seed: int) -> dict[str, Floats]:
-        if (label, seed) not in self._values:
+    def _read(self, label: str, seed: int) -> Added:
+        if (label, seed) not in self._added:
             rows = read_json(self._files[label, seed])
-            self._values[label, seed] = {name: np.array(values, dtype=np.float64) for name, values in rows.items()}
-        return self._values[label, seed]
+            adds = {name: np.array(values, dtype=np.float64) for name, values in rows["adds"].items()}
+            self._added[label, seed] = Added(rows["example_ids"], adds)
+        return self._added[label, seed]
 
 
 class RankedRows:
@@ -102,6 +124,7 @@ class RankedRows:
         self._kept_genres = next((tuple(result.genre_gaps) for result in measured), ())
         self._task: EvaluationTask | None = None
         self._given: dict[tuple[str, int], Recommendations] = {}
+        self._measured: dict[tuple[str, int], list[tuple[str, str]]] = {}
 
     def seeds(self, label: str) -> set[int]:
         """The seeds with which a method has ranked the catalogue."""
@@ -111,6 +134,10 @@ class RankedRows:
         self, first: str, second: str, seeds: Sequence[int], keys: Sequence[str]
     ) -> Mapping[str, BootstrapResult]:
         """The differences of two methods in metrics of recommendations."""
+        rows = self._rows(*next(iter(self._files)))
+        if any(self._rows(label, seed) != rows for label in (first, second) for seed in seeds):
+            logger.warning("%s and %s were measured on other rows: their difference is not tested", first, second)
+            return {}
         given = [[self._recommended(label, seed) for seed in seeds] for label in (first, second)]
         columns = [column_of(key) for key in keys]
         found: dict[str, BootstrapResult] = {}
@@ -120,6 +147,13 @@ class RankedRows:
             results = paired_bootstraps(given[0], given[1], metrics, k, num_resamples=self._num_resamples)
             found |= {f"{name}@{k}": result for name, result in results.items()}
         return found
+
+    def _rows(self, label: str, seed: int) -> list[tuple[str, str]]:
+        """The id and the target of what a run was measured on."""
+        if (label, seed) not in self._measured:
+            file = self._files[label, seed].parents[2] / "data" / f"{self._split}.jsonl"
+            self._measured[label, seed] = [(row.example_id, row.target) for row in read_rows(file, Example)]
+        return self._measured[label, seed]
 
     def _recommended(self, label: str, seed: int) -> Recommendations:
         """What a run recommended."""
@@ -173,6 +207,8 @@ def significance_table(data: CompareData) -> str:
 
 
 def _cell(found: Significance) -> str:
+    if math.isnan(found.p):
+        return "–"
     text = f"{found.difference:+.4f}"
     if found.p < LEVEL:
         text = f"<strong>{text}</strong>"

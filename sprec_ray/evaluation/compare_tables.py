@@ -80,12 +80,18 @@ def marks(data: CompareData, label: str, column: Column) -> str:
     found = ""
     against = tested(data, label, BASELINE, column.key)
     if against is not None and against.p < LEVEL and against.difference:
-        found += "▲" if (against.difference > 0) != column.lower_is_better else "▼"
+        found += "▲" if _favours(against, label, column) else "▼"
     best, second = best_two(data, column)
     leading = None
     if label == best and second is not None:  # against BIGRec either may be the first of the two
         leading = tested(data, label, second, column.key) or tested(data, second, label, column.key)
-    return found + ("†" if leading is not None and leading.p < LEVEL else "")
+    return found + ("†" if leading is not None and leading.p < LEVEL and _favours(leading, label, column) else "")
+
+
+def _favours(found: Significance, label: str, column: Column) -> bool:
+    """Whether a difference is to a method's favour: the means of the table may be over other seeds."""
+    is_higher = found.difference > 0 if found.method == label else found.difference < 0
+    return is_higher != column.lower_is_better
 
 
 def table_rows(data: CompareData) -> list[Row]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 SPREC_COLUMNS = ("div_ratio@1", "div_ratio@5", "or_ratio@1", "or_ratio@5", "mgu@1", "mgu@5", "hr@5", "ndcg@5")
 """The metrics of SPRec's tables, in their order."""
 _SPREC = "SPRec (arXiv 2412.09243), Tables 1 and 2"
-_DMPO = "DMPO (arXiv 2405.16127), Table 2, Llama-2-7b"
+_DMPO = "DMPO (arXiv 2405.16127), Table 2"
 
 NAMES = {
     "sasrec": "SASRec",
@@ -40,6 +41,11 @@ class PublishedTable:
 
     source: str
     dataset: str
+    runs: str
+    """What a number is of."""
+    task: Literal["next_item", "pairs"]
+    domain: str | None = None
+    """``data.domain`` of the dataset's file, where it is one of several."""
     baseline: str
     """The method from which the others' differences are taken."""
     numbers: Mapping[str, Mapping[str, float]]
@@ -116,6 +122,7 @@ _DMPO_TABLES = {
     "dmpo-amazon-movie": (51.07, 53.04, 49.05, 47.51, 50.17, 52.88, 49.55, 57.62, 66.60),
 }
 """AUC times 100, as printed."""
+_DMPO_DOMAINS = {"dmpo-ml-1m": "rec_data_ml_1m", "dmpo-amazon-movie": "rec_Amazon_Movie"}
 
 _DATASETS = {
     "movielens": "MovieLens-10M",
@@ -137,6 +144,9 @@ def published_table(dataset: str) -> PublishedTable:
         return PublishedTable(
             source=_DMPO,
             dataset=_DATASETS[dataset],
+            runs="means of five seeds",
+            task="pairs",
+            domain=_DMPO_DOMAINS[dataset],
             baseline="tallrec",
             numbers={
                 name: {"auc": value / 100} for name, value in zip(_DMPO_NAMES, _DMPO_TABLES[dataset], strict=True)
@@ -146,6 +156,8 @@ def published_table(dataset: str) -> PublishedTable:
     return PublishedTable(
         source=_SPREC,
         dataset=_DATASETS[dataset],
+        runs="one run per method",
+        task="next_item",
         baseline="bigrec",
         numbers={name: dict(zip(SPREC_COLUMNS, map(float, numbers), strict=True)) for name, *numbers in rows},
         unordered=("sasrec",),

@@ -106,9 +106,7 @@ def paired_bootstraps(
         difference = float(sign_S @ [metric(given, k) for given in everything])
         scale = 1.0 if name in by_row else np.sqrt((num_rows - left_out) / left_out)
         results[name] = _result(difference, resampled[name] @ sign_S, scale)
-    undefined = [f"{name}@{k}" for name, result in results.items() if np.isnan(result.p_value)]
-    if undefined:
-        logger.warning("no interval, reported as NaN: %s (undefined for a policy or a resample)", ", ".join(undefined))
+    _warn_of_undefined({f"{name}@{k}": result for name, result in results.items()})
     return results
 
 
@@ -133,11 +131,21 @@ def bootstrap_means(
     if len(lengths) > 1:
         raise ValueError(f"the policies have {sorted(lengths)} rows; compare runs of the same data and split")
     sign_S = np.repeat([1 / len(first), -1 / len(second)], [len(first), len(second)])
+    if lengths.pop() < 2:
+        return dict.fromkeys(names, _result(float("nan"), np.full(num_resamples, np.nan), 1.0))
     values_BC = np.stack([values[name] for name in names for values in everything], axis=1)
     means_C = divide(np.nan_to_num(values_BC).sum(axis=0), (~np.isnan(values_BC)).sum(axis=0).astype(np.float64))
     resampled_RC = _means_of_draws(values_BC, _draw_with_replacement(len(values_BC), num_resamples, seed))
     parts = zip(names, np.split(means_C, len(names)), np.split(resampled_RC, len(names), axis=1), strict=True)
-    return {name: _result(float(sign_S @ mean_S), drawn_RS @ sign_S, 1.0) for name, mean_S, drawn_RS in parts}
+    results = {name: _result(float(sign_S @ mean_S), drawn_RS @ sign_S, 1.0) for name, mean_S, drawn_RS in parts}
+    _warn_of_undefined(results)
+    return results
+
+
+def _warn_of_undefined(results: Mapping[str, BootstrapResult]) -> None:
+    undefined = [name for name, result in results.items() if np.isnan(result.p_value)]
+    if undefined:
+        logger.warning("no interval, reported as NaN: %s (undefined for a policy or a resample)", ", ".join(undefined))
 
 
 def _check_numbers(seeds: Sequence[Sequence[object]], num_resamples: int) -> None:

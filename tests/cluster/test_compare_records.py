@@ -9,6 +9,7 @@ import pytest
 
 from sprec_ray.artifacts import Stage, write_json
 from sprec_ray.cluster.compare_records import adopted_costs, method_record, pretraining_cost, run_costs, run_is_done
+from sprec_ray.cluster.comparing import shown_published
 from sprec_ray.cluster.sharing import ORIGIN
 from sprec_ray.cluster.timeline import TIMELINE
 from sprec_ray.config import RunConfig
@@ -139,3 +140,21 @@ def test_the_seconds_of_a_swap_and_of_a_launch_are_not_counted_with_those_of_dec
     keys = ("name", "kind", "start", "duration")
     (tmp_path / TIMELINE).write_text("".join(json.dumps(dict(zip(keys, row, strict=True))) + "\n" for row in rows))
     assert run_costs(config, tmp_path)[0].cpu_s == pytest.approx(15.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["configs/goodreads.yaml"], "goodreads"),
+        (["configs/goodreads.yaml", "data.task=candidates"], None),
+        (["configs/ml-100k.yaml"], None),
+        (["configs/ml-100k.yaml", "published=movielens"], "movielens"),
+        (["configs/dmpo-ml-1m.yaml"], "dmpo-ml-1m"),
+        (["configs/dmpo-ml-1m.yaml", "published=none"], None),
+        (["configs/dmpo-ml-1m.yaml", "configs/dmpo-movielens-to-amazon.yaml"], None),
+        (["configs/dmpo-ml-1m.yaml", "data.domain=rec_Amazon_Movie"], None),
+        (["configs/dmpo-amazon-movie.yaml", "data.test_path=elsewhere"], None),
+    ],
+)
+def test_published_numbers_are_shown_beside_the_same_rows_only(arguments: list[str], wanted: str | None) -> None:
+    assert shown_published(load_comparison([*arguments, "methods=[bigrec]", "data.path=x"])) == wanted

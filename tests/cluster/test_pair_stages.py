@@ -95,7 +95,8 @@ def test_metrics_are_those_of_the_written_scores(dmpo: RunOutcome) -> None:
     assert measured["auc"] == pytest.approx(pair_metrics(right, wrong)["auc"])
     assert all(row["answers"][0] == row["answers"][1][::-1] for row in scores)
     rows = read_json(dmpo.report.parent / "evaluations" / "sft" / "rows.json")
-    assert {name: statistics.fmean(values) for name, values in rows.items()} == {
+    assert rows["example_ids"] == [row["example_id"] for row in scores]
+    assert {name: statistics.fmean(values) for name, values in rows["adds"].items()} == {
         name: pytest.approx(measured[name]) for name in PAIR_METRICS
     }
 

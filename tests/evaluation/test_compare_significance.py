@@ -71,23 +71,43 @@ def test_runs_without_rankings_are_not_tested(data: CompareData, tmp_path: Path)
     assert significance_table(data) == ""
 
 
-def test_candidates_and_pairs_are_tested_by_what_their_rows_add(data: CompareData, tmp_path: Path) -> None:
+def test_candidates_and_pairs_are_tested_by_what_their_rows_add(
+    data: CompareData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """They rank no catalogue: ``grounded.json`` of candidates is not read. Of undefined rows nothing is counted."""
     added = {"bigrec": [0.0, 1.0] * 30, "sprec": [1.0] * 30 + [None] * 30}
-    runs = []
+    runs, folders = [], []
     for each in data.runs:
         metrics = {"auc": 0.5, "pair_accuracy": 0.5}
         results = tuple(replace(result, metrics=metrics) for result in each.results)
         runs.append(replace(each, results=results))
         folder = tmp_path / each.name / "evaluations" / results[-3].label
-        write_json(folder / "rows.json", {"auc": added[each.method], "pair_accuracy": [0.5] * 60})
+        adds = {"auc": added[each.method], "pair_accuracy": [0.5] * 60}
+        write_json(folder / "rows.json", {"example_ids": list(map(str, range(60))), "adds": adds})
         (folder / "grounded.json").write_text("not read")
+        folders.append(folder)
     pairs = replace(data, runs=tuple(runs))
     found = {each.metric: each for each in bootstrap_differences(pairs, tmp_path) if each.method == "sprec"}
     assert found["auc"].difference == pytest.approx(0.5)
     assert found["auc"].p < 0.01
     assert (found["pair_accuracy"].difference, found["pair_accuracy"].p) == (0.0, 1.0)
     assert marks(replace(pairs, significance=tuple(found.values())), "sprec", column_of("auc")) == "▲"
+    for number, folder in enumerate(folders[:2]):  # both of bigrec: other rows, then none in one of two seeds
+        write_json(folder / "rows.json", {"example_ids": ["x"] * 60, "adds": {"auc": [0.0] * 60}})
+        if number:
+            (folder / "rows.json").unlink()
+        caplog.clear()
+        assert bootstrap_differences(pairs, tmp_path) == ()
+        assert ("other rows", "no rows.json of ['bigrec']")[number] in caplog.text
+
+
+def test_methods_that_were_measured_on_other_rows_are_not_tested(
+    data: CompareData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "sprec-1" / "data" / "test.jsonl"
+    write_rows(file, [Example(example_id=str(row), history=("T1",), target="T2") for row in range(NUM_ROWS)])
+    assert bootstrap_differences(data, tmp_path) == ()
+    assert "sprec and bigrec were measured on other rows: their difference is not tested" in caplog.text
 
 
 def test_only_seeds_that_both_have_are_compared(data: CompareData, tmp_path: Path) -> None:

@@ -91,6 +91,15 @@ def test_what_rows_add_to_pooled_auc_spreads_as_recomputing_it_does():
     assert found.high - found.difference == pytest.approx(1.96 * np.std(anew), rel=0.1)
 
 
+def test_means_of_one_row_or_of_undefined_rows_have_no_interval(caplog):
+    one = bootstrap_means([{"hr": np.ones(1)}], [{"hr": np.zeros(1)}], num_resamples=100)["hr"]
+    assert math.isnan(one.p_value)
+    rare = np.array([1.0] + [np.nan] * 49)
+    with caplog.at_level(logging.WARNING):
+        assert math.isnan(bootstrap_means([{"x": rare}], [{"x": np.ones(50)}], num_resamples=100)["x"].p_value)
+    assert "no interval, reported as NaN: x" in caplog.text
+
+
 def test_means_of_different_rows_are_not_compared():
     with pytest.raises(ValueError, match=r"the policies have \[2, 3\] rows; compare runs of the same data and split"):
         bootstrap_means([{"hr": np.zeros(2)}], [{"hr": np.zeros(3)}])
