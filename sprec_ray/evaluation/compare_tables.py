@@ -60,13 +60,14 @@ def ranked_methods(data: CompareData) -> list[MethodRecord]:
 
 
 def best_two(data: CompareData, column: Column) -> tuple[str | None, str | None]:
-    """The labels of the best and the second best mean, by the column's direction; None without one or a difference."""
+    """The labels of the best and the second best mean, by the column's direction; None where methods share the place."""
     means = {method.label: spread(data.values(method.label, column.key))[0] for method in ranked_methods(data)}
     sign = 1.0 if column.lower_is_better else -1.0
     order = sorted((label for label in means if not math.isnan(means[label])), key=lambda label: sign * means[label])
-    if column.undirected or len(order) < 2 or means[order[0]] == means[order[-1]]:
+    if column.undirected or len(order) < 2 or means[order[0]] == means[order[1]]:
         return None, None
-    return order[0], order[1]
+    is_shared = len(order) > 2 and means[order[1]] == means[order[2]]
+    return order[0], None if is_shared else order[1]
 
 
 def tested(data: CompareData, method: str, rival: str, key: str) -> Significance | None:
@@ -153,7 +154,8 @@ def legend_sentences(data: CompareData) -> Iterable[str]:
     yield (
         f"Each value is that of the run's last policy on the {data.split} rows. The best of {ranked} is bold, the "
         "second best underlined, in the "
-        "direction of the arrow; the other rows are for orientation (random titles are diverse and of no use)."
+        "direction of the arrow, places that methods share are not marked; the other rows are for orientation (random "
+        "titles are diverse and of no use)."
     )
     if data.significance:
         rivals = any(found.rival == BASELINE for found in data.significance)

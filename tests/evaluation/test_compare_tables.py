@@ -63,6 +63,10 @@ def test_best_and_second_best_go_by_the_direction_and_among_language_models() ->
     assert '<span class="second">0.0255</span>' in html
     same = replace(data, runs=tuple(run(name, 0, MEANS["bigrec"]) for name in ("bigrec", "s_dpo", "sprec")))
     assert best_two(same, column_of("ndcg@5")) == (None, None)
+    for second, wanted in (("bigrec", ("sprec", None)), ("sprec", (None, None))):  # two methods share a place
+        values = {"bigrec": MEANS["bigrec"], "s_dpo": MEANS[second], "sprec": MEANS["sprec"]}
+        shared = replace(data, runs=tuple(run(name, 0, values[name]) for name in values))
+        assert best_two(shared, column_of("div_ratio@1")) == wanted
 
 
 def test_marks_tell_better_from_worse_and_luck_from_neither() -> None:
