@@ -60,7 +60,7 @@ def ranked_methods(data: CompareData) -> list[MethodRecord]:
 
 
 def best_two(data: CompareData, column: Column) -> tuple[str | None, str | None]:
-    """The labels of the best and the second best mean, by the column's direction; None where methods share the place."""
+    """The labels of the best and the second best mean, by the column's direction; None for a place that is shared."""
     means = {method.label: spread(data.values(method.label, column.key))[0] for method in ranked_methods(data)}
     sign = 1.0 if column.lower_is_better else -1.0
     order = sorted((label for label in means if not math.isnan(means[label])), key=lambda label: sign * means[label])
