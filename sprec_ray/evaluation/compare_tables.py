@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,14 +60,29 @@ def ranked_methods(data: CompareData) -> list[MethodRecord]:
 
 
 def best_two(data: CompareData, column: Column) -> tuple[str | None, str | None]:
-    """The labels of the best and the second best mean, by the column's direction; None for a place that is shared."""
+    """The labels of the best and the second best mean, by the column's direction; None without one or a difference.
+
+    Of methods that share a place the first is named.
+    """
+    order = list(_ordered_means(data, column))
+    return (order[0], order[1]) if order else (None, None)
+
+
+def places_of(data: CompareData, column: Column) -> dict[str, int]:
+    """By label 1 for the methods with the best mean and 2 for those with the next; empty without a difference."""
+    means = _ordered_means(data, column)
+    distinct = list(dict.fromkeys(means.values()))[:2]
+    return {label: 1 + distinct.index(mean) for label, mean in means.items() if mean in distinct}
+
+
+def _ordered_means(data: CompareData, column: Column) -> dict[str, float]:
+    """The means of ranked methods by label, best first; empty without a direction or a difference."""
     means = {method.label: spread(data.values(method.label, column.key))[0] for method in ranked_methods(data)}
     sign = 1.0 if column.lower_is_better else -1.0
     order = sorted((label for label in means if not math.isnan(means[label])), key=lambda label: sign * means[label])
-    if column.undirected or len(order) < 2 or means[order[0]] == means[order[1]]:
-        return None, None
-    is_shared = len(order) > 2 and means[order[1]] == means[order[2]]
-    return order[0], None if is_shared else order[1]
+    if column.undirected or len(order) < 2 or means[order[0]] == means[order[-1]]:
+        return {}
+    return {label: means[label] for label in order}
 
 
 def tested(data: CompareData, method: str, rival: str, key: str) -> Significance | None:
@@ -115,7 +130,7 @@ def row_values(data: CompareData, row: Row, key: str) -> list[float]:
 
 def methods_table(data: CompareData, shown: Sequence[Column]) -> str:
     """Methods by metrics as HTML, the best in bold, the second best underlined."""
-    winners = {column: best_two(data, column) for column in shown}
+    winners = {column: places_of(data, column) for column in shown}
     rows = []
     for row in table_rows(data):
         name = escape(row.label) if row.is_method else f'<span class="muted">{escape(row.label)}</span>'
@@ -125,12 +140,12 @@ def methods_table(data: CompareData, shown: Sequence[Column]) -> str:
     return table(["method", *(escape(column.heading) for column in shown)], rows, css="dense results")
 
 
-def _html_cell(data: CompareData, row: Row, column: Column, winners: tuple[str | None, str | None]) -> str:
+def _html_cell(data: CompareData, row: Row, column: Column, winners: Mapping[str, int]) -> str:
     mean, deviation = spread(row_values(data, row, column.key))
     text = escape(value_text(mean)) if not math.isnan(mean) or row_values(data, row, column.key) else "–"
-    if row.is_method and row.label == winners[0]:
+    if row.is_method and winners.get(row.label) == 1:
         text = f'<strong class="best">{text}</strong>'
-    elif row.is_method and row.label == winners[1]:
+    elif row.is_method and winners.get(row.label) == 2:
         text = f'<span class="second">{text}</span>'
     found = marks(data, row.label, column) if row.is_method else ""
     text += f"<sup>{found}</sup>" if found else ""
@@ -154,8 +169,7 @@ def legend_sentences(data: CompareData) -> Iterable[str]:
     yield (
         f"Each value is that of the run's last policy on the {data.split} rows. The best of {ranked} is bold, the "
         "second best underlined, in the "
-        "direction of the arrow, places that methods share are not marked; the other rows are for orientation (random "
-        "titles are diverse and of no use)."
+        "direction of the arrow; the other rows are for orientation (random titles are diverse and of no use)."
     )
     if data.significance:
         rivals = any(found.rival == BASELINE for found in data.significance)
@@ -171,7 +185,7 @@ def legend_sentences(data: CompareData) -> Iterable[str]:
 def markdown_table(data: CompareData, shown: Sequence[Column]) -> str:
     """The same table as Markdown."""
     lines = [["method", *(column.heading for column in shown)], ["---"] * (len(shown) + 1)]
-    winners = {column: best_two(data, column) for column in shown}
+    winners = {column: places_of(data, column) for column in shown}
     for row in table_rows(data):
         cells = [row.label + (f" ({row.seeds})" if row.seeds else "")]
         for column in shown:
@@ -179,7 +193,7 @@ def markdown_table(data: CompareData, shown: Sequence[Column]) -> str:
             mean, deviation = spread(values)
             text = value_text(mean) if values else "–"
             if row.is_method and row.label in winners[column]:
-                text = f"**{text}**" if row.label == winners[column][0] else f"<u>{text}</u>"
+                text = f"**{text}**" if winners[column][row.label] == 1 else f"<u>{text}</u>"
             text += marks(data, row.label, column) if row.is_method else ""
             cells.append(text + (f" ± {value_text(deviation)}" if not math.isnan(deviation) else ""))
         lines.append(cells)

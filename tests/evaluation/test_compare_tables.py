@@ -25,6 +25,7 @@ from sprec_ray.evaluation.compare_tables import (
     marks,
     methods_table,
     more_columns,
+    places_of,
     ranked_methods,
     table_columns,
 )
@@ -63,10 +64,20 @@ def test_best_and_second_best_go_by_the_direction_and_among_language_models() ->
     assert '<span class="second">0.0255</span>' in html
     same = replace(data, runs=tuple(run(name, 0, MEANS["bigrec"]) for name in ("bigrec", "s_dpo", "sprec")))
     assert best_two(same, column_of("ndcg@5")) == (None, None)
-    for second, wanted in (("bigrec", ("sprec", None)), ("sprec", (None, None))):  # two methods share a place
-        values = {"bigrec": MEANS["bigrec"], "s_dpo": MEANS[second], "sprec": MEANS["sprec"]}
-        shared = replace(data, runs=tuple(run(name, 0, values[name]) for name in values))
-        assert best_two(shared, column_of("div_ratio@1")) == wanted
+    assert places_of(same, column_of("ndcg@5")) == {}
+
+
+def test_methods_that_share_a_place_are_all_marked() -> None:
+    for third, wanted in (
+        ("bigrec", {"sprec": 1, "bigrec": 2, "s_dpo": 2}),
+        ("sprec", {"sprec": 1, "s_dpo": 1, "bigrec": 2}),
+    ):
+        values = {"bigrec": MEANS["bigrec"], "s_dpo": MEANS[third], "sprec": MEANS["sprec"]}
+        data = replace(comparison(), runs=tuple(run(name, 0, values[name]) for name in values))
+        assert places_of(data, column_of("div_ratio@1")) == wanted
+        best, second = (sum(mark == place for mark in wanted.values()) for place in (1, 2))
+        table = markdown_table(data, [column_of("div_ratio@1")])
+        assert (table.count("**") // 2, table.count("<u>")) == (best, second)
 
 
 def test_marks_tell_better_from_worse_and_luck_from_neither() -> None:
