@@ -35,7 +35,7 @@ KINDS = {
     "ray::DecoderActor": "decoder",
     "ray::_RayTrainWorker": "training worker",
     "ray::RayTrainWorker": "training worker",
-    "ray::TrainController": "Train's controller",
+    "ray::_TrainController": "Train's controller",
     "ray::_Mailbox": "mailbox",
     "gcs_server": "GCS",
     "raylet/raylet": "raylet",

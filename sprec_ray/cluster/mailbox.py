@@ -21,7 +21,6 @@ class Mailbox:
         self.progress: dict[int, tuple[int, int, float]] = {}
         self.states: dict[int, tuple[int, bytes]] = {}
         self.ready_at: float | None = None
-        self.controller: Any = None
         self.places: dict[int, str] = {}
         self.changed = asyncio.Condition()
 
@@ -98,14 +97,6 @@ class Mailbox:
             self.tasks[index] = None
             self.states.pop(index, None)
         return outcome, self.progress.get(index), self.states.get(index, (0, b""))[0]
-
-    async def introduce(self, controller: Any) -> None:
-        """Keep the actor that controls the group."""
-        self.controller = controller
-
-    async def introduced(self) -> Any:
-        """That actor."""
-        return self.controller
 
     async def ready_time(self) -> float | None:
         """When the first worker was ready, in seconds since the epoch."""

@@ -1,4 +1,4 @@
-"""Placement groups that nobody removes: Ray Train's, when its controller died with the process that launched it."""
+"""Placement groups that nobody removes: those of a trial whose process was killed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ logger = logging.getLogger(__name__)
 def remove_orphaned_groups() -> int:
     """Remove the placement groups that a dead actor of this job made; returns how many.
 
-    A placement group outlives the actor that made it until the job ends, with the CPUs and GPUs it reserves. Ray Train
-    keeps a watcher for that, but it asks the dashboard, which a Ray that a job starts itself does not have. No public
+    A placement group outlives the actor that made it until the job ends, with the CPUs and GPUs it reserves. No public
     call of Ray tells who made a placement group.
     """
     job = bytes.fromhex(ray.get_runtime_context().get_job_id())

@@ -6,7 +6,6 @@ workers of a single ``TorchTrainer.fit()`` loop over phases instead of being lau
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -19,15 +18,14 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sprec_ray.artifacts import write_bytes
 from sprec_ray.cluster.hardware import computes_on_gpu, environment
 from sprec_ray.cluster.mailbox import Mailbox
-from sprec_ray.cluster.orphans import remove_orphaned_groups
 from sprec_ray.cluster.progress import StepProgress
+from sprec_ray.cluster.reservation import ReservedTrainer
 from sprec_ray.cluster.worker import ReadTask, TrainTask, work
 from sprec_ray.config import TrainingConfig
 
@@ -36,31 +34,12 @@ logger = logging.getLogger(__name__)
 _WAIT_S = 60.0
 """After this long without a sign of the workers the log says what the cluster has free."""
 
+_LEAVE_S = 60.0
+"""How long a session waits for its workers to leave when it is closed."""
+
 
 class TrainingError(RuntimeError):
     """A phase failed on the workers; the message is theirs."""
-
-
-class _Introduction(ControllerCallback):  # type: ignore[misc]
-    """Tells the mailbox who controls the group: what ``fit`` runs can be ended only through that actor."""
-
-    def __init__(self, mailbox: Any) -> None:
-        self._mailbox = mailbox
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        """Called in the controller's process."""
-        ray.get(self._mailbox.introduce.remote(ray.get_runtime_context().current_actor))
-
-
-class _Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
-    """Without Ray Train's detached watcher, which outlives the job when its controller is killed.
-
-    What it is for, the workers' placement group, ends with the job, or is removed by ``remove_orphaned_groups``.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
 
 class TrainingSession:
@@ -70,6 +49,11 @@ class TrainingSession:
         self._training = training
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._resources = {"CPU": training.cpus_per_worker}
+        if training.gpus_per_worker:
+            self._resources["GPU"] = training.gpus_per_worker
+        self._reserved = placement_group([self._resources] * training.num_workers)
+        self._trainer: ReservedTrainer | None = None
         self._error: BaseException | None = None
         self._is_closing = False
         self._started_at, self._launch_told = time.time(), False
@@ -80,24 +64,22 @@ class TrainingSession:
         """Have the group run until it is closed, started again when its controller dies: that ends the workers too."""
         for _ in range(1 + self._training.max_failures):
             try:
-                self._trainer(storage).fit()
+                self._trainer = self._make_trainer(storage)
+                self._trainer.fit()
                 return
             except ray.exceptions.RayActorError as error:
                 self._error = error
                 if self._is_closing:
                     return
-                remove_orphaned_groups()
             except Exception as error:
                 self._error = error
                 return
 
-    def _trainer(self, storage: Path) -> Any:
+    def _make_trainer(self, storage: Path) -> ReservedTrainer:
         training = self._training
-        resources = {"CPU": training.cpus_per_worker}
-        if training.gpus_per_worker:
-            resources["GPU"] = training.gpus_per_worker
-        return _Trainer(
+        return ReservedTrainer(
             work,
+            reserved=self._reserved,
             train_loop_config={"mailbox": self._mailbox, "training": training},
             torch_config=ray.train.torch.TorchConfig(
                 backend="nccl" if computes_on_gpu(training.gpus_per_worker) else "gloo"
@@ -105,13 +87,12 @@ class TrainingSession:
             scaling_config=ray.train.ScalingConfig(
                 num_workers=training.num_workers,
                 use_gpu=training.gpus_per_worker > 0,
-                resources_per_worker=resources,
+                resources_per_worker=self._resources,
             ),
             run_config=ray.train.RunConfig(
                 name=f"train-{uuid.uuid4().hex[:8]}",
                 storage_path=str(storage.resolve()),
                 failure_config=ray.train.FailureConfig(max_failures=training.max_failures),
-                callbacks=[_Introduction(self._mailbox)],
                 # Threads that spin while they wait make training hundreds of times slower beside a busy decoder.
                 worker_runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE", **environment()}},
             ),
@@ -205,9 +186,11 @@ class TrainingSession:
         self._is_closing = True
         if ray.get(self._mailbox.is_idle.remote()):
             ray.get(self._mailbox.post.remote(None))
-            self._thread.join(timeout=60)
-        elif (controller := ray.get(self._mailbox.introduced.remote())) is not None:
-            with contextlib.suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-                ray.get(controller.abort.remote(), timeout=60)  # gives back the workers' placement group, then exits
-            self._thread.join(timeout=60)
+            self._thread.join(timeout=_LEAVE_S)
+        deadline = time.monotonic() + _LEAVE_S
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            if self._trainer is not None and self._trainer.controller is not None:
+                ray.kill(self._trainer.controller)
+            self._thread.join(timeout=0.5)
+        remove_placement_group(self._reserved)
         ray.kill(self._mailbox)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_groups_of_dead_actors_are_removed_and_no_others() -> None:
     class Reserving:
-        """An actor that makes a placement group, as Ray Train's controller does."""
+        """An actor that makes a placement group, as the process of a trial does."""
 
         def reserve(self) -> str:
             group = placement_group([{"CPU": 1}])

@@ -13,8 +13,11 @@ from typing import Any
 import psutil
 import pytest
 import ray
+from ray import ActorID
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 
 from sprec_ray.artifacts import write_rows
+from sprec_ray.cluster.orphans import _placement_groups
 from sprec_ray.cluster.training import TrainingSession
 from sprec_ray.cluster.worker import TextSettings, TrainTask, _is_lost_peer
 from sprec_ray.config import LoraConfig, TrainingConfig
@@ -92,6 +95,12 @@ def test_a_killed_process_costs_a_few_steps_and_no_bit(folder: Path, victim: str
     assert one.read_bytes() == other.read_bytes()
 
 
+def group_of(session: TrainingSession) -> PlacementGroupTableData:
+    """What Ray knows of the workers' placement group."""
+    groups = map(PlacementGroupTableData.FromString, _placement_groups())
+    return next(group for group in groups if group.placement_group_id == session._reserved.id.binary())
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_a_state_that_cannot_be_written_is_an_error_of_the_disk(folder: Path) -> None:
@@ -105,8 +114,11 @@ def test_a_state_that_cannot_be_written_is_an_error_of_the_disk(folder: Path) ->
         with pytest.raises(OSError, match=r"No space left on device: 'state.safetensors'"):
             session.run(task_of(folder, "full", training), label="full", keep_state=full)
     finally:
+        reserved = group_of(session)
+        assert ActorID(reserved.creator_actor_id).is_nil()  # the driver's, so Ray removes it with the job
         session.close()
     assert not session._thread.is_alive()
+    assert group_of(session).state == PlacementGroupTableData.REMOVED
     deadline = time.monotonic() + 30
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
         assert time.monotonic() < deadline, "the workers still hold their resources"
