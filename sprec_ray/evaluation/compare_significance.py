@@ -182,9 +182,12 @@ class RankedRows:
 
 
 def significance_table(data: CompareData) -> str:
-    """The differences with their intervals and p values, folded away; nothing before they are computed."""
+    """The differences with their intervals and p values, folded away, and the pairs of methods that were not tested.
+
+    Nothing before they are computed, which is when no run is unfinished.
+    """
     if not data.significance:
-        return ""
+        return "" if any(run.status == "unfinished" for run in data.runs) else _untested(data)
     keys = list(dict.fromkeys(found.metric for found in data.significance))
     pairs = list(dict.fromkeys((found.method, found.rival) for found in data.significance))
     by_place = {(found.method, found.rival, found.metric): found for found in data.significance}
@@ -203,7 +206,21 @@ def significance_table(data: CompareData) -> str:
     )
     headers = ["difference", *(escape(column_of(key).title) for key in keys)]
     shown = explanation + table(headers, rows, css="dense results")
-    return f"<details><summary>{len(data.significance)} differences</summary>{shown}</details>"
+    return f"<details><summary>{len(data.significance)} differences</summary>{shown}</details>{_untested(data)}"
+
+
+def _untested(data: CompareData) -> str:
+    """The pairs of measured methods without a difference; of studies and single methods there are none."""
+    tested = {(found.method, found.rival) for found in data.significance}
+    missing = [
+        f"{method} less {rival}"
+        for method, rival, _ in _pairs(data, table_columns(data))
+        if (method, rival) not in tested
+    ]
+    if not missing:
+        return ""
+    reasons = "no seed in common, other rows, or rows that an earlier version did not keep"
+    return note(f"Not tested ({reasons}): {', '.join(missing)}.")
 
 
 def _cell(found: Significance) -> str:

@@ -62,13 +62,17 @@ def test_a_difference_in_every_row_is_significant(data: CompareData, tmp_path: P
     tested = replace(data, significance=tuple(found.values()))
     assert marks(tested, "sprec", column_of("hr@5")) == "▲†"
     assert "sprec less bigrec" in significance_table(tested)
+    assert "Not tested" not in significance_table(tested)
 
 
 def test_runs_without_rankings_are_not_tested(data: CompareData, tmp_path: Path) -> None:
     for file in tmp_path.rglob("grounded.json"):
         file.unlink()
     assert bootstrap_differences(data, tmp_path) == ()
-    assert significance_table(data) == ""
+    assert significance_table(data).count("Not tested") == 1
+    assert "sprec less bigrec" in significance_table(data)
+    unfinished = (replace(data.runs[0], status="unfinished"), *data.runs[1:])
+    assert significance_table(replace(data, runs=unfinished)) == ""
 
 
 def test_candidates_and_pairs_are_tested_by_what_their_rows_add(
