@@ -143,6 +143,20 @@ def _train(
             _loss(settings, model.network, sequences_BL[batch]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         model.eval()
+        if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+            if not history:
+                raise ValueError(
+                    f"{settings.model} diverged in its first epoch; lower collaborative.learning_rate="
+                    f"{settings.learning_rate:g}"
+                )
+            logger.warning(
+                "%s diverged in epoch %d: epoch %d is kept; lower collaborative.learning_rate=%g",
+                settings.model,
+                len(history) + 1,
+                _best_epoch(history),
+                settings.learning_rate,
+            )
+            break
         history.append(_valid_ndcg(model, rows, settings.batch_size))
         if _best_epoch(history) == len(history):
             best = copy.deepcopy(model.state_dict())
@@ -185,12 +199,15 @@ def _valid_ndcg(model: nn.Module, rows: _Rows, batch_size: int) -> float:
 
 
 def target_ranks(scores_BI: npt.NDArray[np.float32], targets_B: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """How many items rank before each target, [B]; of equal scores the earlier item does. Of target id 0: I."""
+    """How many items rank before each target, [B]; of equal scores the earlier item does. Of target id 0: I.
+
+    A score that is not a number ranks before every target, so that it never helps a model.
+    """
     known_B = targets_B > 0
     places_B = np.where(known_B, targets_B - 1, 0)
     target_B1 = np.take_along_axis(scores_BI, places_B[:, None], axis=1)
     earlier_BI = np.arange(scores_BI.shape[1]) < places_B[:, None]
-    ranks_B = ((scores_BI > target_B1) | ((scores_BI == target_B1) & earlier_BI)).sum(axis=1)
+    ranks_B = (~(scores_BI <= target_B1) | ((scores_BI == target_B1) & earlier_BI)).sum(axis=1)
     return np.where(known_B, ranks_B, scores_BI.shape[1])
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from sprec_ray.baselines import fit
 from sprec_ray.baselines.fit import fit_recommender, target_ranks
 from sprec_ray.baselines.recommender import NETWORKS
 from sprec_ray.config_methods import CollaborativeConfig
@@ -73,6 +75,29 @@ def test_without_validation_rows_all_epochs_run_and_the_measure_is_not_a_number(
     assert (summary.num_epochs, summary.best_epoch) == (4, 4)
     assert math.isnan(summary.valid_ndcg)
     assert "no validation rows" in caplog.text
+
+
+@pytest.mark.parametrize("model", ["sasrec", "gcsan"])
+def test_a_model_that_diverges_keeps_its_best_epoch_or_says_so(
+    model: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its weights are not numbers after the epoch in which the loss is not."""
+    usual, calls = fit._loss, list[int]()
+
+    def diverging(settings: Any, *arguments: Any) -> Any:
+        calls.append(1)
+        return usual(settings, *arguments) * (math.nan if len(calls) > last_good else 1)
+
+    monkeypatch.setattr(fit, "_loss", diverging)
+    settings = CollaborativeConfig(model=model, hidden_size=8, batch_size=len(TRAIN), num_epochs=9)
+    last_good = 3
+    recommender = fit_recommender(settings, TRAIN, VALID, TITLES, seed=0)
+    assert (recommender.summary.num_epochs, len(calls)) == (3, 4)
+    assert np.isfinite(recommender.scores([("T00",)])).all()
+    assert f"{model} diverged in epoch 4: epoch {recommender.summary.best_epoch} is kept" in caplog.text
+    last_good = 0
+    with pytest.raises(ValueError, match=rf"{model} diverged in its first epoch; lower collaborative.learning_rate"):
+        fit_recommender(settings, TRAIN, VALID, TITLES, seed=0)
 
 
 def test_the_global_generator_is_left_as_it_was() -> None:
