@@ -139,14 +139,17 @@ def smoothing_of(
 def mix_random(
     groups: Sequence[PreferenceGroup], *, ratio: float, titles: Sequence[str], rng: np.random.Generator
 ) -> list[PreferenceGroup]:
-    """The groups with ``ratio`` of all rejected titles replaced by uniformly drawn ones (section 5.4.1)."""
+    """The groups with ``ratio`` of all rejected titles replaced by uniformly drawn ones (section 5.4.1).
+
+    They are drawn from the titles that the prompt lists, else from ``titles``.
+    """
     slots = [(row, place) for row, group in enumerate(groups) for place in range(len(group.rejected))]
     chosen = rng.permutation(len(slots))[: round(ratio * len(slots))]
     rejected = [list(group.rejected) for group in groups]
     for slot in sorted(int(index) for index in chosen):
         row, place = slots[slot]
         taken = {groups[row].chosen, *rejected[row]}
-        rejected[row][place] = _draw(titles, 1, taken, rng)[0]
+        rejected[row][place] = _draw(groups[row].candidates or titles, 1, taken, rng)[0]
     return [
         dataclasses.replace(group, rejected=tuple(titles_of_row))
         for group, titles_of_row in zip(groups, rejected, strict=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -43,6 +45,20 @@ def test_all_negatives_replaced_are_random_negatives() -> None:
     assert not needs_rollouts(load_config(random))
     assert not needs_rollouts(load_config(replaced))
     assert needs_rollouts(load_config([]))
+
+
+def test_random_negatives_are_the_prompt_s_where_it_lists_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [dataclasses.replace(row, candidates=("Emma", "Dune", "1984")) for row in EXAMPLES]
+    monkeypatch.setattr(sys.modules[__name__], "EXAMPLES", listed)
+    task = ("data.task=candidates", "data.num_candidates=3", "evaluation.k=[1]")
+    random = reject(*task, "selfplay.negatives=random")
+    assert {group.rejected for group in random} == {("Emma",), ("1984",)}
+    assert reject(*task, "selfplay.random_ratio=1") == random
+    own = Hypothesis(text=render_response("Ulysses"), logp=-1.0, num_tokens=3, finished=True)
+    rollouts = {row.example_id: Rollout(example_id=row.example_id, hypotheses=(own,)) for row in listed}
+    half = [group.rejected[0] for group in reject(*task, "selfplay.random_ratio=0.5", rollouts=rollouts)]
+    assert half.count("Ulysses") == len(EXAMPLES) // 2
+    assert set(half) == {"Ulysses", "Emma", "1984"}
 
 
 def test_popular_titles_are_rejected_and_never_the_target() -> None:
