@@ -25,10 +25,10 @@ Bools = npt.NDArray[np.bool_]
 NUM_TOP_ITEMS = 10
 
 
-def published_names(text: str, candidates: Sequence[str]) -> list[str]:
+def published_names(text: str, candidates: Sequence[str], titles: Container[str] = ()) -> list[str]:
     """The candidates that occur anywhere in the text, letter for letter: the rule of the published code.
 
-    A title inside another one counts, so an answer that names the longer one names two.
+    A title inside another one counts, so an answer that names the longer one names two. ``titles`` are not asked.
 
     >>> published_names('"Aliens"', ["Alien", "Aliens", "It"])
     ['Alien', 'Aliens']
@@ -36,20 +36,25 @@ def published_names(text: str, candidates: Sequence[str]) -> list[str]:
     return [title for title in candidates if title in text]
 
 
-def strict_names(text: str, candidates: Sequence[str]) -> list[str]:
+def strict_names(text: str, candidates: Sequence[str], titles: Container[str] = ()) -> list[str]:
     """The candidates that an answer names, nesting resolved.
 
-    A response in the form that is trained, one quoted title, names the candidate that it equals. Of any other text
-    the candidates count that occur in it as whole words, but not where they are part of a longer one that occurs.
+    A response in the form that is trained, one quoted title, names the candidate that it equals, and none where it is
+    another one of the catalogue's ``titles``. Of any other text the candidates count that occur in it as whole words,
+    but not where they are part of a longer one that occurs.
 
     >>> strict_names('"Aliens"', ["Alien", "Aliens", "It"])
     ['Aliens']
     >>> strict_names("Aliens or Italian films", ["Alien", "Aliens", "It"])
     ['Aliens']
+    >>> strict_names('"It Follows"', ["Alien", "Aliens", "It"], {"It Follows"})
+    []
     """
     parsed = parse_response(text)
     if parsed is not None and parsed in candidates:
         return [parsed]
+    if parsed is not None and parsed in titles:
+        return []
     spans = [(title, start, start + len(title)) for title in candidates for start in _places(title, text)]
     return list(
         dict.fromkeys(
@@ -66,7 +71,7 @@ def _places(title: str, text: str) -> list[int]:
     return [match.start() for match in re.finditer(pattern, text)] if title in text else []
 
 
-NamingRule = Callable[[str, Sequence[str]], list[str]]
+NamingRule = Callable[[str, Sequence[str], Container[str]], list[str]]
 RULES: dict[str, NamingRule] = {"": strict_names, "_published": published_names}
 """By the ending of their metrics' names."""
 
@@ -77,9 +82,11 @@ CANDIDATE_METRICS = (
 """What only rows with candidates are measured by."""
 
 
-def judge(texts: Sequence[str], rows: Sequence[Example], rule: NamingRule) -> tuple[Bools, Bools]:
+def judge(
+    texts: Sequence[str], rows: Sequence[Example], rule: NamingRule, titles: Container[str] = ()
+) -> tuple[Bools, Bools]:
     """Which answers are valid, [B], because they name exactly one candidate, and which of them hit the target, [B]."""
-    named = [rule(text, row.candidates) for text, row in zip(texts, rows, strict=True)]
+    named = [rule(text, row.candidates, titles) for text, row in zip(texts, rows, strict=True)]
     valid_B = np.array([len(titles) == 1 for titles in named], dtype=np.bool_)
     hit_B = np.array([titles == [row.target] for titles, row in zip(named, rows, strict=True)], dtype=np.bool_)
     return valid_B, hit_B
@@ -146,18 +153,18 @@ def evaluate_candidates(
     metrics: dict[str, float] = {}
     counts = {"num_rows": len(rows)}
     for ending, rule in RULES.items():
-        valid_B, hit_B = judge(texts, rows, rule)
+        valid_B, hit_B = judge(texts, rows, rule, titles)
         metrics |= hit_metrics(valid_B, hit_B, ending=ending)
         counts |= {f"num_valid{ending}": int(valid_B.sum()), f"num_hits{ending}": int(hit_B.sum())}
     metrics |= ranking_metrics(logps_BC, rows, ks)
     counts["num_titles"] = sum(parse_response(text) in titles for text in texts)
     metrics["title_ratio"] = _ratio(counts["num_titles"], len(rows))
-    names = [strict_names(text, row.candidates) for text, row in zip(texts, rows, strict=True)]
-    counts["num_several_named"] = sum(len(titles) > 1 for titles in names)
+    names = [strict_names(text, row.candidates, titles) for text, row in zip(texts, rows, strict=True)]
+    counts["num_several_named"] = sum(len(named) > 1 for named in names)
     counts["num_nested_targets"] = sum(
         any(row.target in title for title in row.candidates if title != row.target) for row in rows
     )
-    top = Counter(titles[0] for titles in names if len(titles) == 1).most_common(NUM_TOP_ITEMS)
+    top = Counter(named[0] for named in names if len(named) == 1).most_common(NUM_TOP_ITEMS)
     return EvalResult(label=label, metrics=metrics, counts=counts, top_items=tuple(top))
 
 
@@ -175,7 +182,7 @@ def candidate_rows(
     """
     found: dict[str, Floats] = {}
     for ending, rule in RULES.items():
-        valid_B, hit_B = judge(texts, rows, rule)
+        valid_B, hit_B = judge(texts, rows, rule, titles)
         found[f"hit_ratio{ending}@1"] = hit_B.astype(np.float64)
         found[f"hit_ratio_valid{ending}@1"] = np.where(valid_B, hit_B.astype(np.float64), np.nan)
         found[f"valid_ratio{ending}"] = valid_B.astype(np.float64)

@@ -49,6 +49,18 @@ def test_names_by_hand(text: str, published: list[str], strict: list[str]) -> No
     assert strict_names(text, CANDIDATES) == strict
 
 
+def test_another_title_of_the_catalogue_names_no_candidate() -> None:
+    """``It`` stands in ``It Follows`` as a word of its own, but the answer is the longer title."""
+    text, one = '"It Follows"\n', row("It")
+    assert strict_names(text, CANDIDATES) == ["It"]
+    assert strict_names(text, CANDIDATES, {"It Follows"}) == []
+    assert strict_names("It Follows", CANDIDATES, {"It Follows"}) == ["It"]  # no quoted title
+    logps = np.zeros((1, len(one.candidates)))
+    metrics = evaluate_candidates("sft", [text], logps, [one], ks=(1,), titles={"It Follows"}).metrics
+    assert (metrics["valid_ratio"], metrics["hit_ratio@1"], metrics["title_ratio"]) == (0, 0, 1)
+    assert candidate_rows([text], logps, [one], ks=(1,), titles={"It Follows"})["valid_ratio"].tolist() == [0]
+
+
 def test_a_title_of_symbols_and_one_that_is_a_pattern_are_text() -> None:
     candidates = ("!!!", "a.c", "abc", "嵐")
     assert strict_names('"!!!"\n', candidates) == ["!!!"]
