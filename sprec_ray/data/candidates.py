@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 
 from sprec_ray.data.sequences import derive_rng
 from sprec_ray.types import Example
+
+logger = logging.getLogger(__name__)
+
+_MANY = 10
+"""Rows of which not all have their target at one place by chance."""
 
 
 def with_candidates(examples: Sequence[Example], titles: Sequence[str], *, num: int, seed: int) -> tuple[Example, ...]:
@@ -24,6 +30,7 @@ def with_candidates(examples: Sequence[Example], titles: Sequence[str], *, num: 
     >>> with_candidates([row], ["Dune", "Emma", "Ulysses", "Ada"], num=3, seed=0)[0].candidates
     ('Ulysses', 'Emma', 'Ada')
     """
+    _warn_of_one_place([example for example in examples if example.candidates])
     made = []
     for example in examples:
         if not example.candidates:
@@ -46,6 +53,17 @@ def check_candidates(example: Example, *, num: int) -> None:
     else:
         return
     raise ValueError(f"the example {example.example_id} {wrong}")
+
+
+def _warn_of_one_place(given: Sequence[Example]) -> None:
+    places = {example.candidates.index(example.target) for example in given if example.target in example.candidates}
+    if len(given) >= _MANY and len(places) == 1:
+        logger.warning(
+            "the target is candidate %d in each of %d rows, so a model learns the place and not the title; shuffle the "
+            "candidates, or remove them to have them drawn",
+            places.pop() + 1,
+            len(given),
+        )
 
 
 def _draw(example: Example, titles: Sequence[str], num: int, seed: int) -> tuple[str, ...]:

@@ -54,6 +54,17 @@ def test_candidates_of_the_source_are_kept() -> None:
     assert with_candidates([row], TITLES, num=2, seed=0) == (row,)
 
 
+def test_targets_at_one_place_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    first = [Example(example_id=str(n), history=("a",), target=f"T{n}", candidates=(f"T{n}", "b")) for n in range(10)]
+    with_candidates(first[:9], TITLES, num=2, seed=0)
+    assert not caplog.records
+    with_candidates(first, TITLES, num=2, seed=0)
+    assert "the target is candidate 1 in each of 10 rows" in caplog.text
+    caplog.clear()
+    with_candidates([*first, dataclasses.replace(first[0], candidates=("b", "T0"))], TITLES, num=2, seed=0)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     ("candidates", "message"),
     [
