@@ -138,6 +138,11 @@ def read_predictions(path: Path, catalog: Catalog) -> Predictions:
         return resolved
 
     for number, row in enumerate(rows, start=1):
+        if row.get("candidates"):
+            raise ValueError(
+                f"{path}, row {number}: the prompt lists candidates, which would be read as its history; this job "
+                "scores recommendations from the whole catalogue, a run's report has the metrics of candidates"
+            )
         texts = row.get("predict")
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):

@@ -212,6 +212,9 @@ def test_odd_files_are_named(files, tmp_path):
     files("predictions.json", [ROWS[0] | {"predict": None}])
     with pytest.raises(ValueError, match=r"row 1: 'predict' must be a list of texts"):
         run(tmp_path)
+    files("predictions.json", [ROWS[0] | {"candidates": ["Dune", "Emma"]}])
+    with pytest.raises(ValueError, match=r"row 1: the prompt lists candidates"):
+        run(tmp_path)
     files("predictions.json", ROWS)
     with pytest.raises(ValueError, match=r"holds no config\.json"):
         run(tmp_path, embedding=tmp_path / "eval", k=1)
