@@ -43,9 +43,12 @@ class Adjustment:
         return np.broadcast_to(np.log(counts_I / counts_I.sum()), (len(histories), len(counts_I)))
 
     def shares(self, histories: Sequence[Sequence[str]]) -> Floats:
-        """The same between 0 for the last and 1 for the first title of a row, [B, I]: what BIGRec divides by."""
+        """Popularity or a model's scores from 0 for a row's last title to 1 for its first, [B, I]: what BIGRec uses.
+
+        Log-probabilities are the model's scores less a number of the row, which makes no difference here.
+        """
         if self._kind == "collaborative":
-            values_BI = np.exp(self._log_probs(histories))
+            values_BI = self._log_probs(histories)
         else:
             values_BI = np.broadcast_to(self._counts(), (len(histories), len(self._catalog)))
         lowest_B1 = values_BI.min(axis=1, keepdims=True)

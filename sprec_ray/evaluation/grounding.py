@@ -47,8 +47,10 @@ def ground_adjusted(
 
     The score of a title is its L2 distance, from 0 for the nearest to 1 for the farthest of a row, over (1 + its share)
     to the power gamma; shares are from 0 to 1 (see adjustment.py). The nearest title keeps score 0 and the first place.
+    Raises as ``nearest``.
     """
     queries_QD, catalog_ID, inverse_B = _embed_distinct(texts, catalog, embed)
+    _check(queries_QD, catalog_ID, k)
     ranked_BK = np.empty((len(texts), k), dtype=np.int64)
     centre_D, everything = catalog_ID.mean(axis=0, dtype=np.float64), np.arange(len(catalog_ID))
     for query, query_D in enumerate(queries_QD):
@@ -86,13 +88,7 @@ def nearest(
 
     Raises ValueError when k exceeds the catalogue or an embedding is not finite.
     """
-    if k > len(catalog_ID):
-        raise ValueError(f"k={k} exceeds the catalogue's {len(catalog_ID)} titles; ask for a smaller k")
-    for name, matrix in (("generated", queries_BD), ("catalogue", catalog_ID)):
-        if not np.isfinite(matrix).all():
-            raise ValueError(
-                f"{name} embeddings are not finite; the model's weights have diverged or overflow its dtype"
-            )
+    _check(queries_BD, catalog_ID, k)
     # Hidden states share a large common vector; distances do not feel it, products would drown in it.
     centre_D = catalog_ID.mean(axis=0, dtype=np.float64)
     ranked_BK = np.empty((len(queries_BD), k), dtype=np.int64)
@@ -106,6 +102,16 @@ def nearest(
             exact = _exact_distances(query_D, catalog_ID, centre_D, short_list)
             ranked_BK[start + row] = short_list[np.argsort(exact, kind="stable")[:k]]
     return ranked_BK
+
+
+def _check(queries_BD: npt.NDArray[np.float32], catalog_ID: npt.NDArray[np.float32], k: int) -> None:
+    if k > len(catalog_ID):
+        raise ValueError(f"k={k} exceeds the catalogue's {len(catalog_ID)} titles; ask for a smaller k")
+    for name, matrix in (("generated", queries_BD), ("catalogue", catalog_ID)):
+        if not np.isfinite(matrix).all():
+            raise ValueError(
+                f"{name} embeddings are not finite; the model's weights have diverged or overflow its dtype"
+            )
 
 
 def unique_texts(texts: Sequence[str]) -> tuple[list[str], npt.NDArray[np.int64]]:

@@ -36,7 +36,8 @@ def test_popularity_is_the_share_of_events_with_one_more_for_every_title() -> No
 
 def test_shares_run_from_0_to_1_in_every_row() -> None:
     assert adjustment("popularity").shares([()]).tolist() == [[1.0, 0.0, 0.5]]
-    assert adjustment("collaborative").shares([()])[0] == pytest.approx([1.0, 1 / 3, 0.0])
+    of_scores = np.log(0.3 / 0.2) / np.log(0.5 / 0.2)  # of the model's scores, not of its probabilities
+    assert adjustment("collaborative").shares([()])[0] == pytest.approx([1.0, of_scores, 0.0])
 
 
 def test_equal_titles_have_no_share() -> None:
@@ -55,6 +56,17 @@ def test_gamma_of_zero_is_plain_grounding() -> None:
     texts = ["Dunes", "Emma", "Dunes"]
     plain = ground_texts(texts, CATALOG, embed, k=3)
     assert ground_adjusted(texts, CATALOG, embed, shares, gamma=0.0, k=3).tolist() == plain.tolist()
+
+
+def test_weights_that_diverged_are_an_error_and_no_ranking() -> None:
+    def diverged(texts: Sequence[str]) -> np.ndarray:
+        return np.full((len(texts), 2), np.nan, dtype=np.float32)
+
+    shares = adjustment("popularity").shares([()])
+    with pytest.raises(ValueError, match="generated embeddings are not finite"):
+        ground_adjusted(["Dunes"], CATALOG, diverged, shares, gamma=1.0, k=2)
+    with pytest.raises(ValueError, match="k=4 exceeds the catalogue's 3 titles"):
+        ground_adjusted(["Dunes"], CATALOG, embed, shares, gamma=1.0, k=4)
 
 
 def test_a_popular_title_comes_nearer() -> None:
