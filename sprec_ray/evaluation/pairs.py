@@ -131,8 +131,11 @@ def yes_no_scores(logps: Sequence[Sequence[Sequence[float]]]) -> PairScores:
 
     Entries alternate: a liked title's right word (Yes.) and its wrong one, then a disliked title's (No., then Yes.).
     """
-    right = np.array([probability_of_first(sum_logp(first), sum_logp(second)) for first, second in logps])
-    return {"": (right[::2], 1 - right[1::2])}
+    sums = [(sum_logp(first), sum_logp(second)) for first, second in logps]
+    liked = np.array([probability_of_first(yes, no) for yes, no in sums[::2]])
+    # Not one less P(No.), which is 0 where P(Yes.) is a small number that still ranks.
+    disliked = np.array([probability_of_first(yes, no) for no, yes in sums[1::2]])
+    return {"": (liked, disliked)}
 
 
 def scored_metrics(scores: PairScores) -> dict[str, float]:

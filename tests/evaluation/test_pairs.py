@@ -93,6 +93,12 @@ def test_p_yes_is_read_from_both_titles() -> None:
     assert (liked.tolist(), disliked.tolist()) == (pytest.approx([0.75]), pytest.approx([0.8]))
 
 
+def test_a_policy_that_always_says_no_is_not_right_in_every_row() -> None:
+    """Log-odds of Yes.: -50 for the liked title, -40 for the disliked one."""
+    logps = [[[-50.0], [0.0]], [[0.0], [-40.0]]]
+    assert scored_metrics(yes_no_scores(logps))["pair_accuracy"] == 0
+
+
 def test_standard_error_agrees_with_the_spread_over_repeated_draws() -> None:
     """Rows with a common part, which pooled AUC cannot use: 300 draws of 200 rows spread as the formula says."""
     rng = np.random.default_rng(0)
