@@ -20,15 +20,12 @@ def published_section(data: CompareData) -> str:
     methods = [method for method in data.shown_methods if method.name in published.numbers]
     if not keys or not methods:
         return ""
-    alike = {(label, key): ours * his > 0 for key in keys for label, ours, his in differences(data, key) if his}
+    alike = {(label, key): _mark(ours * his) for key in keys for label, ours, his in differences(data, key)}
     rows = []
     for method in methods:
         cells = []
         for key in keys:
-            mark = ""
-            if method.label != published.baseline and (method.label, key) in alike:
-                mark = "✓" if alike[method.label, key] else "✗"
-            ours = spread(data.values(method.label, key))[0]
+            ours, mark = spread(data.values(method.label, key))[0], alike.get((method.label, key), "")
             cells.append(
                 f"{'–' if math.isnan(ours) else value_text(ours)}<sup>{mark}</sup>"
                 f'<span class="spread">{number(published.numbers[method.name][key])}</span>'
@@ -57,10 +54,17 @@ def _agreement(published: PublishedTable) -> str:
     """What the marks and the last two rows mean."""
     left_out = "".join(f" but {NAMES[name]}" for name in published.unordered)
     return note(
-        f"✓ differs from {published.baseline} in the published direction, ✗ in the other. Kendall's tau compares the "
+        f"✓ differs from {published.baseline} in the published direction, ✗ in the other; nothing where one of the "
+        f"two does not differ. Kendall's tau compares the "
         f"order of all published methods{left_out}: 1 the same, 0 unrelated, -1 reversed; with few methods it moves in "
         "large steps."
     )
+
+
+def _mark(agreement: float) -> str:
+    if not agreement:
+        return ""
+    return "✓" if agreement > 0 else "✗"
 
 
 def _share(same: int, total: int) -> str:

@@ -170,11 +170,15 @@ class CompareData:
         return {label: list(by_seed.values()) for label, by_seed in found.items()}
 
 
+DIGITS = 12
+"""Of means and differences: what is equal but for the rounding of sums is equal. Counts over rows often are."""
+
+
 def spread(values: list[float]) -> tuple[float, float]:
     """Mean and sample standard deviation; NaN without values, and a NaN deviation of fewer than two."""
     if not values:
         return math.nan, math.nan
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+    return round(statistics.fmean(values), DIGITS), statistics.stdev(values) if len(values) > 1 else math.nan
 
 
 def write_comparison(folder: Path, data: CompareData) -> None:
