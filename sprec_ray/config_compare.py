@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 from pydantic.dataclasses import dataclass
 
 from sprec_ray.config import ConfigError, RunConfig
-from sprec_ray.config_files import config_to_dict, explain, flatten, load_config, read_yaml, scalar
+from sprec_ray.config_files import config_to_dict, explain, load_config, scalar
 from sprec_ray.config_sections import STRICT, NonNegativeInt
 from sprec_ray.config_sweep import Concurrency, Trial, overrides
 
@@ -168,14 +168,14 @@ def known_methods(dataset_file: str) -> list[str]:
 def chosen_methods(comparison: CompareConfig) -> list[Method]:
     """The methods in the order of the command, then the points of the studies. Raises ConfigError for unknown ones."""
     methods = [_method(comparison, text) for text in comparison.methods]
+    for study in comparison.studies:
+        methods += _study(comparison, study)
     unknown = set(comparison.method_set) - {method.name for method in methods}
     for name in sorted(unknown):
         key = next(iter(comparison.method_set[name]))
         close = difflib.get_close_matches(name, [*_sections(), *(method.name for method in methods)], n=1)
         hint = f"did you mean {close[0]}.{key}?" if close else "it is neither a section nor one of the methods"
         raise ConfigError(f"{name}.{key}: {hint}")
-    for study in comparison.studies:
-        methods += _study(comparison, study)
     labels = [method.label for method in methods]
     for label in labels:
         if labels.count(label) > 1:
@@ -213,24 +213,6 @@ def run_command(comparison: CompareConfig, method: Method, run: Trial) -> str:
     own = [f"name={comparison.name}_{run.name}", f"output_dir={comparison.output_dir}"]
     jobs = ["jobs.train_selfplay", *(["jobs.evaluate"] if comparison.split == "valid" else [])]
     return " && ".join(shlex.join(["python", "-m", job, *settings, *own]) for job in jobs)
-
-
-def kept_settings(comparison: CompareConfig) -> list[str]:
-    """A sentence for every setting of all runs that methods' own files replace."""
-    kept: dict[str, list[str]] = {}
-    for method in chosen_methods(comparison):
-        own: dict[str, Any] = {}
-        for file in method.files:
-            own |= flatten(read_yaml(Path(file)))
-        own |= method.settings
-        for key, value in comparison.set.items():
-            if key in own and own[key] != value:
-                kept.setdefault(key, []).append(f"{method.label} ({own[key]})")
-    return [
-        f"{key}={comparison.set[key]} leaves these as their files make them: {', '.join(methods)}; "
-        f"METHOD.{key}={comparison.set[key]} sets it for one"
-        for key, methods in kept.items()
-    ]
 
 
 def _settings(comparison: CompareConfig, method: Method, seed: int) -> list[str]:

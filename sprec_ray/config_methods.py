@@ -149,6 +149,11 @@ class CollaborativeConfig:
     patience: PositiveInt = 10
     """Epochs without a better NDCG@10 on the validation rows after which training ends; the best epoch is kept."""
 
+    @property
+    def learns(self) -> bool:
+        """Whether it is trained: popularity, last_item and random are not."""
+        return self.model not in {"popularity", "last_item", "random"}
+
     @model_validator(mode="after")
     def _check(self) -> CollaborativeConfig:
         if self.hidden_size % self.num_heads:

@@ -10,12 +10,12 @@ from sprec_ray.config import ConfigError
 from sprec_ray.config_compare import (
     chosen_methods,
     dataset_config,
-    kept_settings,
     known_methods,
     load_comparison,
     planned_runs,
     run_command,
 )
+from sprec_ray.config_compare_notes import comparison_notes
 from sprec_ray.config_files import config_to_dict, load_config
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +54,7 @@ def test_a_run_is_the_dataset_then_what_is_set_for_all_then_the_method_then_the_
 
 def test_what_a_method_is_made_of_is_kept_and_said(dataset: Path) -> None:
     comparison = load_comparison([str(dataset), "methods=bigrec,sprec", "seeds=0", "selfplay.num_iterations=2"])
-    assert kept_settings(comparison) == [
+    assert comparison_notes(comparison) == [
         "selfplay.num_iterations=2 leaves these as their files make them: bigrec (0); "
         "METHOD.selfplay.num_iterations=2 sets it for one"
     ]
@@ -84,6 +84,35 @@ def test_studies_add_runs_over_a_range_with_fewer_examples(dataset: Path) -> Non
     assert [run.config.selfplay.num_examples for run in runs] == [2048] + 9 * [1024]
     given = planned_runs(load_comparison([*arguments, "selfplay.num_examples=512"]))
     assert {run.config.selfplay.num_examples for run in given} == {512}
+
+
+def test_studies_have_settings_of_their_own(dataset: Path) -> None:
+    arguments = [str(dataset), "methods=[sprec]", "seeds=[0]", "studies=[random_ratio,num_negatives]"]
+    arguments += ["sprec.sft.num_epochs=2", "sprec_n.sft.num_epochs=3"]
+    comparison = load_comparison(arguments)
+    assert [run.config.sft.num_epochs for run in planned_runs(comparison)] == [2, *5 * [4], *4 * [3]]
+    assert comparison_notes(comparison) == [
+        "sprec.sft.num_epochs=2 is not the studies' setting; sprec_random_ratio.sft.num_epochs=2 makes it theirs"
+    ]
+
+
+def test_methods_that_the_measured_rows_chose_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    arguments = ["configs/ml-100k.yaml", "data.path=x", "methods=[bigrec,d3,sprec,sasrec,popularity]", "seeds=[0]"]
+    assert comparison_notes(load_comparison(arguments)) == []
+    assert comparison_notes(load_comparison([*arguments, "split=valid"])) == [
+        "split=valid: d3, sasrec chose an epoch or a weight by these rows, which flatters them; compare them with "
+        "others by split=test"
+    ]
+
+
+def test_d3_is_d3_whatever_grounds_the_other_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grounded by distance its second opinion would weigh distances: BIGRec's adjustment under D3's name."""
+    monkeypatch.chdir(ROOT)
+    for more in (["configs/presets/paper.yaml"], ["configs/presets/reference.yaml"], ["evaluation.grounding=policy"]):
+        arguments = ["configs/goodreads.yaml", *more, "data.path=x", "methods=[bigrec,d3]", "seeds=[0]"]
+        bigrec, d3 = (run.config.evaluation for run in planned_runs(load_comparison(arguments)))
+        assert (bigrec.grounding != "search", d3.grounding, d3.adjustment) == (True, "search", "collaborative")
 
 
 def test_the_command_of_a_run_repeats_it_alone(dataset: Path) -> None:

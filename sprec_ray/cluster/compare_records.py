@@ -157,7 +157,7 @@ def _results(config: RunConfig, folder: Path, split: str) -> tuple[EvalResult, .
 def _kind(config: RunConfig) -> Kind:
     if config.recommender == "language_model":
         return "language model"
-    return "simple" if config.collaborative.model in {"popularity", "last_item", "random"} else "collaborative"
+    return "collaborative" if config.collaborative.learns else "simple"
 
 
 def _reference_of(method: Method) -> tuple[str, str] | None:

@@ -37,9 +37,9 @@ from sprec_ray.config_compare import (
     chosen_methods,
     comparison_to_dict,
     dataset_config,
-    kept_settings,
     planned_runs,
 )
+from sprec_ray.config_compare_notes import comparison_notes
 from sprec_ray.config_files import config_to_dict, flatten
 from sprec_ray.config_sweep import Trial
 from sprec_ray.evaluation.compare_report import PAGE_FILE, write_compare_report
@@ -110,7 +110,7 @@ def compare_methods(comparison: CompareConfig) -> CompareOutcome:
     folder = run_folder(place)
     if (folder / "config.yaml").is_file():
         raise ConfigError(f"{folder} is a run, not a comparison; choose another name=")
-    for sentence in kept_settings(comparison):
+    for sentence in comparison_notes(comparison):
         logger.warning("%s", sentence)
     with _opened(comparison, folder):
         progress = ComparisonProgress(comparison, folder)
@@ -175,7 +175,7 @@ class ComparisonProgress(ray.tune.Callback):  # type: ignore[misc]
             from_paper=tuple(differences_from_paper(flatten(config_to_dict(dataset)))),
             pretraining=self._pretraining(),
             outside=self._outside(),
-            notes=tuple(kept_settings(comparison)),
+            notes=tuple(comparison_notes(comparison)),
             command=shlex.join(["python", *sys.orig_argv[1:]]),
             started=self._started,
             total_s=self._earlier_s + (0.0 if self._start is None else time.monotonic() - self._start),

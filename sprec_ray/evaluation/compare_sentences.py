@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from sprec_ray.evaluation.compare_results import CompareData, spread
+from sprec_ray.evaluation.compare_results import DIGITS, CompareData, spread
 from sprec_ray.evaluation.compare_tables import accuracy_key
 from sprec_ray.evaluation.markup import value_text
 from sprec_ray.evaluation.published import kendall_tau, published_table
@@ -29,7 +29,18 @@ def compare_warnings(data: CompareData) -> list[str]:
     if unfinished:
         listed = ", ".join(f"{method} (seed {', '.join(seeds)})" for method, seeds in unfinished.items())
         found.append(f"Not finished: {listed}. The command above continues the comparison.")
-    return [*found, *data.notes, *simple_sentences(data)]
+    return [*found, *data.notes, *grounding_sentences(data), *simple_sentences(data)]
+
+
+def grounding_sentences(data: CompareData) -> Iterator[str]:
+    """A sentence for every method whose answers become titles in another way than the others'."""
+    for method in data.shown_methods:
+        others, own = method.settings.get("evaluation.grounding", (None, None))
+        if own != others:
+            yield (
+                f"{method.label} has evaluation.grounding={own}, the methods without a setting of their own {others}: "
+                "what they differ in is the grounding's too."
+            )
 
 
 def simple_sentences(data: CompareData) -> Iterator[str]:
@@ -56,8 +67,8 @@ def simple_sentences(data: CompareData) -> Iterator[str]:
 
 
 def agreeing_signs(data: CompareData, key: str) -> tuple[int, int]:
-    """For how many methods the sign of the difference from the baseline is the published one, of how many."""
-    pairs = [(ours, theirs) for _, ours, theirs in differences(data, key) if theirs]
+    """For how many methods the sign of the difference from the baseline is the published one, of those with both."""
+    pairs = [(ours, theirs) for _, ours, theirs in differences(data, key) if ours and theirs]
     return sum(ours * theirs > 0 for ours, theirs in pairs), len(pairs)
 
 
@@ -70,7 +81,7 @@ def differences(data: CompareData, key: str) -> list[tuple[str, float, float]]:
     base = spread(data.values(baseline, key))[0]
     pairs = [(method, spread(data.values(method.label, key))[0]) for method in data.table_methods]
     return [
-        (method.label, mean - base, theirs[method.name][key] - theirs[baseline][key])
+        (method.label, round(mean - base, DIGITS), round(theirs[method.name][key] - theirs[baseline][key], DIGITS))
         for method, mean in pairs
         if method.label != baseline and method.name in theirs and not math.isnan(mean - base + theirs[method.name][key])
     ]
