@@ -22,16 +22,16 @@ class KeptEngines:
     def session(self, key: Hashable, make: Callable[[], TrainingSession]) -> TrainingSession:
         """The group that was launched for an equal ``key``; else the kept one is closed and ``make`` called."""
         if self._session is None or self._session[0] != key:
-            self._close(self._session)
-            self._session = None
+            before, self._session = self._session, None
+            self._close(before)
             self._session = (key, make())
         return self._session[1]
 
     def pool(self, key: Hashable, make: Callable[[], DecoderPool]) -> DecoderPool:
         """The decoders that were launched for an equal ``key``; else the kept ones are closed and ``make`` called."""
         if self._pool is None or self._pool[0] != key:
-            self._close(self._pool)
-            self._pool = None
+            before, self._pool = self._pool, None
+            self._close(before)
             self._pool = (key, make())
         return self._pool[1]
 

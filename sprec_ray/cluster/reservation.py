@@ -2,6 +2,7 @@
 
 A placement group that an actor makes while its job ends is never removed: Ray looks for the groups of a job once, when
 it ends, and the actor lives a moment longer. So the workers' group is not left to the controller, which is an actor.
+(The process of a sweep's or comparison's trial is one too: there the moment remains, at every launch.)
 """
 
 from __future__ import annotations

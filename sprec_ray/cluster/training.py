@@ -6,6 +6,7 @@ workers of a single ``TorchTrainer.fit()`` loop over phases instead of being lau
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -182,15 +183,21 @@ class TrainingSession:
         return places
 
     def close(self) -> None:
-        """Let the workers leave once they have done what was submitted, or end them with a task unfinished."""
+        """Let the workers leave once they have done what was submitted, or end them with a task unfinished.
+
+        What they had reserved is free then, whatever has died meanwhile. Closing twice does nothing more.
+        """
         self._is_closing = True
-        if ray.get(self._mailbox.is_idle.remote()):
-            ray.get(self._mailbox.post.remote(None))
-            self._thread.join(timeout=_LEAVE_S)
-        deadline = time.monotonic() + _LEAVE_S
-        while self._thread.is_alive() and time.monotonic() < deadline:
-            if self._trainer is not None and self._trainer.controller is not None:
-                ray.kill(self._trainer.controller)
-            self._thread.join(timeout=0.5)
-        remove_placement_group(self._reserved)
-        ray.kill(self._mailbox)
+        try:
+            with contextlib.suppress(ray.exceptions.RayActorError):  # of a mailbox that died the workers hear no more
+                if ray.get(self._mailbox.is_idle.remote()):
+                    ray.get(self._mailbox.post.remote(None))
+                    self._thread.join(timeout=_LEAVE_S)
+            deadline = time.monotonic() + _LEAVE_S
+            while self._thread.is_alive() and time.monotonic() < deadline:
+                if self._trainer is not None and self._trainer.controller is not None:
+                    ray.kill(self._trainer.controller)
+                self._thread.join(timeout=0.5)
+        finally:
+            remove_placement_group(self._reserved)
+            ray.kill(self._mailbox)

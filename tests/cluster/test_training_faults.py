@@ -116,6 +116,8 @@ def test_a_state_that_cannot_be_written_is_an_error_of_the_disk(folder: Path) ->
     finally:
         reserved = group_of(session)
         assert ActorID(reserved.creator_actor_id).is_nil()  # the driver's, so Ray removes it with the job
+        ray.kill(session._mailbox)
+        session.close()
         session.close()
     assert not session._thread.is_alive()
     assert group_of(session).state == PlacementGroupTableData.REMOVED
