@@ -47,11 +47,6 @@ PAIR_METRICS = tuple(f"{name}{ending}" for ending in RESPONSE_SCORES for name in
 """The names of what ``scored_metrics`` gives of ``response_scores``, without the standard errors."""
 
 
-def probability_of_first(first_logp: float, second_logp: float) -> float:
-    """P(first answer) among the two, from their log-probabilities in nats: TALLRec's score (arXiv 2305.00447)."""
-    return float(1 / (1 + np.exp(np.clip(second_logp - first_logp, -700, 700))))
-
-
 def auc(positive_P: npt.ArrayLike, negative_N: npt.ArrayLike) -> float:
     """P(a positive scores above a negative), ties counted 1/2: the Mann-Whitney statistic over P * N.
 
@@ -127,15 +122,13 @@ def response_scores(right: Sequence[Sequence[float]], wrong: Sequence[Sequence[f
 
 
 def yes_no_scores(logps: Sequence[Sequence[Sequence[float]]]) -> PairScores:
-    """P(Yes.) of the liked and of the disliked title of every row, from token log-probabilities (nats).
+    """The log-odds of Yes. for the liked and the disliked title of every row, from token log-probabilities (nats).
 
+    They order titles as P(Yes.) does, which rounds to 0 or 1, and so to ties, where they are large.
     Entries alternate: a liked title's right word (Yes.) and its wrong one, then a disliked title's (No., then Yes.).
     """
-    sums = [(sum_logp(first), sum_logp(second)) for first, second in logps]
-    liked = np.array([probability_of_first(yes, no) for yes, no in sums[::2]])
-    # Not one less P(No.), which is 0 where P(Yes.) is a small number that still ranks.
-    disliked = np.array([probability_of_first(yes, no) for no, yes in sums[1::2]])
-    return {"": (liked, disliked)}
+    right = np.array([sum_logp(first) - sum_logp(second) for first, second in logps])
+    return {"": (right[::2], -right[1::2])}
 
 
 def scored_metrics(scores: PairScores) -> dict[str, float]:

@@ -19,7 +19,6 @@ from sprec_ray.evaluation.pairs import (
     pair_metrics,
     pair_rows,
     paired_auc_se,
-    probability_of_first,
     response_scores,
     scored_metrics,
     scored_rows,
@@ -37,13 +36,6 @@ def test_the_three_scores_of_an_ordering() -> None:
     assert mean_probability(logps) == pytest.approx(5 / 16)
     assert mean_logp(logps) == pytest.approx(-2 * math.log(2))
     assert sum_logp(logps) == pytest.approx(-4 * math.log(2))
-
-
-def test_probability_of_yes_beside_no() -> None:
-    """0.3 and 0.1: 3/4 of the two. What is lost to other answers does not count; 2,000 nats do not overflow."""
-    assert probability_of_first(math.log(0.3), math.log(0.1)) == pytest.approx(0.75)
-    assert probability_of_first(-2000.0, 0.0) == pytest.approx(0.0)
-    assert probability_of_first(0.0, -2000.0) == 1.0
 
 
 def test_auc_by_hand() -> None:
@@ -87,16 +79,17 @@ def test_what_rows_add_has_the_metrics_as_mean_and_their_errors_as_spread(rows: 
 
 
 def test_p_yes_is_read_from_both_titles() -> None:
-    """Liked: Yes. .6 of .8, disliked: No. .1 of .5, so P(Yes.) is .75 and .8."""
+    """Liked: Yes. .6 to No. .2, disliked: No. .1 to Yes. .4, so the odds of Yes. are 3 and 4."""
     logps = [[[math.log(0.6)], [math.log(0.2)]], [[math.log(0.1)], [math.log(0.4)]]]
     liked, disliked = yes_no_scores(logps)[""]
-    assert (liked.tolist(), disliked.tolist()) == (pytest.approx([0.75]), pytest.approx([0.8]))
+    assert (liked.tolist(), disliked.tolist()) == (pytest.approx([math.log(3)]), pytest.approx([math.log(4)]))
 
 
 def test_a_policy_that_always_says_no_is_not_right_in_every_row() -> None:
-    """Log-odds of Yes.: -50 for the liked title, -40 for the disliked one."""
-    logps = [[[-50.0], [0.0]], [[0.0], [-40.0]]]
-    assert scored_metrics(yes_no_scores(logps))["pair_accuracy"] == 0
+    """Log-odds of Yes.: -50 for the liked title, -40 for the disliked one; nor is one that always says Yes. ties."""
+    for liked, disliked in ((-50.0, -40.0), (40.0, 45.0)):
+        logps = [[[liked], [0.0]], [[0.0], [disliked]]]
+        assert scored_metrics(yes_no_scores(logps))["pair_accuracy"] == 0
 
 
 def test_standard_error_agrees_with_the_spread_over_repeated_draws() -> None:
