@@ -143,7 +143,7 @@ def _train(
             _loss(settings, model.network, sequences_BL[batch]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         model.eval()
-        if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+        if not _is_finite(model, sequences_BL[: settings.batch_size, :-1]):
             if not history:
                 raise ValueError(
                     f"{settings.model} diverged in its first epoch; lower collaborative.learning_rate="
@@ -164,6 +164,12 @@ def _train(
             progress(len(history), settings.num_epochs, history[-1])
     model.load_state_dict(best)
     return model, history
+
+
+def _is_finite(model: nn.Module, ids_BT: Tensor) -> bool:
+    """Whether weights, and scores of some histories, are numbers."""
+    with torch.no_grad():
+        return bool(model(ids_BT).isfinite().all()) and all(bool(p.isfinite().all()) for p in model.parameters())
 
 
 def _best_epoch(history: Sequence[float]) -> int:

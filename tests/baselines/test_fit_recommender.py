@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from typing import Any
@@ -95,6 +96,11 @@ def test_a_model_that_diverges_keeps_its_best_epoch_or_says_so(
     assert (recommender.summary.num_epochs, len(calls)) == (3, 4)
     assert np.isfinite(recommender.scores([("T00",)])).all()
     assert f"{model} diverged in epoch 4: epoch {recommender.summary.best_epoch} is kept" in caplog.text
+    huge = dataclasses.replace(settings, learning_rate=1e30)  # weights are numbers, scores are not
+    monkeypatch.setattr(fit, "_loss", usual)
+    with pytest.raises(ValueError, match=r"diverged in its first epoch; lower collaborative.learning_rate=1e\+30"):
+        fit_recommender(huge, TRAIN, VALID, TITLES, seed=0)
+    monkeypatch.setattr(fit, "_loss", diverging)
     last_good = 0
     with pytest.raises(ValueError, match=rf"{model} diverged in its first epoch; lower collaborative.learning_rate"):
         fit_recommender(settings, TRAIN, VALID, TITLES, seed=0)
