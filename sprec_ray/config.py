@@ -194,10 +194,13 @@ class RunConfig:
     def _check_candidates(self) -> None:
         if self.data.task != "candidates":
             return
-        if self.selfplay.negatives == "random" and self.selfplay.num_negatives >= self.data.num_candidates:
+        ratio = 1.0 if self.selfplay.negatives == "random" else self.selfplay.random_ratio
+        # Where some of the titles are replaced, one that was not rejected before must be left for it.
+        num_others = self.data.num_candidates - (1 if ratio == 1 else 2)
+        if ratio and self.selfplay.num_negatives > num_others:
             raise ValueError(
-                f"selfplay.num_negatives={self.selfplay.num_negatives} exceeds the {self.data.num_candidates - 1} "
-                "candidates besides the target; lower it or raise data.num_candidates"
+                f"selfplay.num_negatives={self.selfplay.num_negatives} exceeds the {num_others} candidates that random "
+                "negatives can be drawn from; lower it or raise data.num_candidates"
             )
         if max(self.evaluation.k) > self.data.num_candidates:
             raise ValueError(

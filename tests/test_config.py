@@ -279,7 +279,11 @@ CANDIDATES = ["data.task=candidates", "selfplay.negatives=random", "preference.l
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([*CANDIDATES, "selfplay.num_negatives=20"], "exceeds the 19 candidates besides the target; lower it"),
+        ([*CANDIDATES, "selfplay.num_negatives=20"], "exceeds the 19 candidates that random negatives can be drawn"),
+        (
+            [*CANDIDATES, "selfplay.negatives=beam", "selfplay.num_negatives=19", "selfplay.random_ratio=0.5"],
+            "exceeds the 18 candidates that random negatives can be drawn from; lower it",
+        ),
         ([*CANDIDATES, "data.num_candidates=4", "evaluation.k=[1,5]"], "evaluation.k=5 exceeds data.num_candidates=4"),
         ([*CANDIDATES, "data.num_candidates=1"], "data.num_candidates"),
     ],
