@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.config_compare import STUDIES, CompareConfig, chosen_methods, planned_runs
-from sprec_ray.config_files import flatten, read_yaml
+from sprec_ray.config_compare import CompareConfig, chosen_methods, planned_runs
+from sprec_ray.config_files import config_to_dict, flatten, read_yaml
 
 
 def comparison_notes(comparison: CompareConfig) -> list[str]:
@@ -55,9 +55,15 @@ def _chosen_on_the_rows(comparison: CompareConfig) -> Iterator[str]:
 
 def _not_of_studies(comparison: CompareConfig) -> Iterator[str]:
     """Settings of SPRec that its studies, which are methods of their own, do not share."""
-    points = sorted({STUDIES[study][0] for study in comparison.studies})
-    for key, value in comparison.method_set.get("sprec", {}).items() if points else ():
-        lacking = [point for point in points if key not in comparison.method_set.get(point, {})]
+    points = [method for method in chosen_methods(comparison) if method.study]
+    runs = planned_runs(comparison) if points else []
+    settings = {str(run.parameters["method"]): flatten(config_to_dict(run.config)) for run in runs}
+    for key, value in comparison.method_set.get("sprec", {}).items():
+        lacking = {
+            point.name: None
+            for point in points
+            if key != f"selfplay.{point.study}" and settings[point.label].get(key) != value
+        }
         if lacking:
-            more = " ".join(f"{point}.{key}={value}" for point in lacking)
+            more = " ".join(f"{name}.{key}={value}" for name in lacking)
             yield f"sprec.{key}={value} is not the studies' setting; {more} makes it theirs"

@@ -88,11 +88,14 @@ def test_studies_add_runs_over_a_range_with_fewer_examples(dataset: Path) -> Non
 
 def test_studies_have_settings_of_their_own(dataset: Path) -> None:
     arguments = [str(dataset), "methods=[sprec]", "seeds=[0]", "studies=[random_ratio,num_negatives]"]
-    arguments += ["sprec.sft.num_epochs=2", "sprec_n.sft.num_epochs=3"]
+    arguments += ["sprec.sft.num_epochs=2", "sprec_n.sft.num_epochs=2", "sprec.selfplay.num_examples=1024"]
+    arguments += ["sprec.selfplay.random_ratio=0.5"]  # that study has its own values, the other one has none
     comparison = load_comparison(arguments)
-    assert [run.config.sft.num_epochs for run in planned_runs(comparison)] == [2, *5 * [4], *4 * [3]]
+    assert [run.config.sft.num_epochs for run in planned_runs(comparison)] == [2, *5 * [4], *4 * [2]]
     assert comparison_notes(comparison) == [
-        "sprec.sft.num_epochs=2 is not the studies' setting; sprec_random_ratio.sft.num_epochs=2 makes it theirs"
+        "sprec.sft.num_epochs=2 is not the studies' setting; sprec_random_ratio.sft.num_epochs=2 makes it theirs",
+        "sprec.selfplay.random_ratio=0.5 is not the studies' setting; sprec_n.selfplay.random_ratio=0.5 makes it "
+        "theirs",
     ]
 
 

@@ -140,6 +140,7 @@ class ComparisonProgress(ray.tune.Callback):  # type: ignore[misc]
     def __init__(self, comparison: CompareConfig, folder: Path) -> None:
         self._comparison, self._folder = comparison, folder
         self._methods = {method.label: method for method in chosen_methods(comparison)}
+        self._notes = tuple(comparison_notes(comparison))
         self._about = tuple(method_record(comparison, method) for method in self._methods.values())
         self.runs = {run.name: _placed(run, folder) for run in planned_runs(comparison)}
         """All runs, by name."""
@@ -175,14 +176,14 @@ class ComparisonProgress(ray.tune.Callback):  # type: ignore[misc]
             from_paper=tuple(differences_from_paper(flatten(config_to_dict(dataset)))),
             pretraining=self._pretraining(),
             outside=self._outside(),
-            notes=tuple(comparison_notes(comparison)),
+            notes=self._notes,
             command=shlex.join(["python", *sys.orig_argv[1:]]),
             started=self._started,
             total_s=self._earlier_s + (0.0 if self._start is None else time.monotonic() - self._start),
             versions=versions(),
         )
         if is_over:
-            data = dataclasses.replace(data, significance=self._significance(data))
+            data = dataclasses.replace(data, significance=self._significance(data), is_tested=True)
         write_compare_report(self._folder, data)
         return data
 

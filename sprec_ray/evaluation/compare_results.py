@@ -117,6 +117,8 @@ class CompareData:
     methods: tuple[MethodRecord, ...]
     runs: tuple[RunRecord, ...]
     significance: tuple[Significance, ...] = ()
+    is_tested: bool = False
+    """Whether ``significance`` is all that there will be; before, it is not yet computed."""
     num_resamples: int = 0
     published: str | None = None
     """The dataset of ``published.py`` whose numbers stand beside ours."""

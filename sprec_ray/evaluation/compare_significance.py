@@ -184,10 +184,10 @@ class RankedRows:
 def significance_table(data: CompareData) -> str:
     """The differences with their intervals and p values, folded away, and the pairs of methods that were not tested.
 
-    Nothing before they are computed, which is when no run is unfinished.
+    Nothing before they are computed.
     """
     if not data.significance:
-        return "" if any(run.status == "unfinished" for run in data.runs) else _untested(data)
+        return _untested(data)
     keys = list(dict.fromkeys(found.metric for found in data.significance))
     pairs = list(dict.fromkeys((found.method, found.rival) for found in data.significance))
     by_place = {(found.method, found.rival, found.metric): found for found in data.significance}
@@ -210,12 +210,14 @@ def significance_table(data: CompareData) -> str:
 
 
 def _untested(data: CompareData) -> str:
-    """The pairs of measured methods without a difference; of studies and single methods there are none."""
-    tested = {(found.method, found.rival) for found in data.significance}
+    """The pairs of measured methods that were not tested, in either order; of studies there are none."""
+    if not data.is_tested:
+        return ""
+    tested = {frozenset((found.method, found.rival)) for found in data.significance}
     missing = [
         f"{method} less {rival}"
         for method, rival, _ in _pairs(data, table_columns(data))
-        if (method, rival) not in tested
+        if frozenset((method, rival)) not in tested
     ]
     if not missing:
         return ""
