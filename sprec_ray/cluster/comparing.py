@@ -235,7 +235,8 @@ class ComparisonProgress(ray.tune.Callback):  # type: ignore[misc]
 
     def _significance(self, data: CompareData) -> tuple[Significance, ...]:
         before = self._before
-        if before is not None and (before.runs, before.num_resamples) == (data.runs, data.num_resamples):
+        same = (data.runs, data.num_resamples)
+        if before is not None and before.is_tested and (before.runs, before.num_resamples) == same:
             return before.significance
         return bootstrap_differences(data, self._folder / RUNS)
 
