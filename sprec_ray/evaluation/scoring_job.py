@@ -31,7 +31,6 @@ from sprec_ray.types import EvalResult, Item
 USAGE = "predictions=FILE catalog=DIR [grounded=FILE] [embedding=MODEL_OR_PATH] [k=1,5] out=FILE"
 _KEYS = ("predictions", "catalog", "grounded", "embedding", "k", "out")
 
-
 MOST_PLACES = 1000
 """Ready lists may be shorter than k, and so may a small catalogue; beyond this k is a slip."""
 
@@ -140,8 +139,8 @@ def read_predictions(path: Path, catalog: Catalog) -> Predictions:
     for number, row in enumerate(rows, start=1):
         if row.get("candidates"):
             raise ValueError(
-                f"{path}, row {number}: the prompt lists candidates, which would be read as its history; this job "
-                "scores recommendations from the whole catalogue, a run's report has the metrics of candidates"
+                f"{path}, row {number}: the prompt lists candidates, which this job would read as its history; the "
+                "report of the run that wrote the file has their metrics"
             )
         texts = row.get("predict")
         texts = [texts] if isinstance(texts, str) else texts
