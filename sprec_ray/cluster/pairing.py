@@ -71,8 +71,8 @@ class Pairing:
         rng = derive_rng(self._config.seed, f"negatives/{iteration}")
         if selfplay.negatives == "similar":
             return similar_groups(examples, self._neighbours(examples), num_negatives=selfplay.num_negatives), {}
-        is_random = selfplay.negatives == "random" or (selfplay.negatives in DECODED and selfplay.random_ratio == 1)
-        if is_random and self._config.data.task == "candidates":
+        all_random = selfplay.negatives == "random" or selfplay.random_ratio == 1
+        if all_random and self._config.data.task == "candidates":
             seed, count = self._config.seed, selfplay.num_negatives
             return candidate_groups(examples, num_negatives=count, seed=seed, iteration=iteration), {}
         if not needs_rollouts(self._config):
