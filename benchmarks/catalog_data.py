@@ -32,7 +32,7 @@ def read_data(folder: str | None) -> Data:
     """The data of a folder in SPRec's format, or synthetic data of the same size."""
     if folder is None:
         return synthetic_data()
-    from sprec_ray.config_sections import DataConfig
+    from sprec_ray.config.data import DataConfig
     from sprec_ray.data.catalog import Catalog
     from sprec_ray.data.sources.sprec import read_sprec
 
@@ -114,9 +114,9 @@ def trained_model(data: Data, cache: Path, threads: int) -> str:
     settings = [data.titles, data.train, TRAIN_STEPS, TRAIN_BATCH, LEARNING_RATE]
     folder = cache / f"catalog-model-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]}"
     if not (folder / "finished").exists():
-        from sprec_ray.config_sections import ScratchConfig
+        from sprec_ray.config.data import ScratchConfig
         from sprec_ray.data.prompts import render_prompt, render_response
-        from sprec_ray.training.scratch import write_untrained_model
+        from sprec_ray.models.scratch import write_untrained_model
 
         texts = [
             render_prompt(history, template="short", noun="book") + render_response(title)

@@ -12,11 +12,12 @@ from typing import Any, Literal
 import numpy as np
 from catalog_data import grow_catalog, in_catalog_share, text_encoder
 
-from sprec_ray.config import DecodingConfig
-from sprec_ray.decoding.decoder import DecoderModel, make_decoder
-from sprec_ray.decoding.request import CatalogSearch
-from sprec_ray.decoding.search import Found
-from sprec_ray.decoding.trie import Trie, build_trie
+from sprec_ray.config.run import DecodingConfig
+from sprec_ray.decoding.catalog.request import CatalogSearch
+from sprec_ray.decoding.catalog.search import Found
+from sprec_ray.decoding.catalog.trie import Trie, build_trie
+from sprec_ray.decoding.engines.decoder_model import DecoderModel
+from sprec_ray.decoding.engines.make import make_decoder
 from sprec_ray.types import AdapterCheckpoint
 
 WIDEST = 20
@@ -90,7 +91,7 @@ def searched(
     for kind in kinds:
         for width in beams:
             search = CatalogSearch(kind=kind, num_answers=width)  # type: ignore[arg-type]
-            decoder.search(trie, work.prompts[:WARM_UP], search)
+            decoder.catalog.search(trie, work.prompts[:WARM_UP], search)
             key = f"{kind} {width}"
             seconds[key], found = timed(decoder.search, trie, work.prompts, search)
             answers[key] = [as_lists(one) for one in found]
@@ -160,7 +161,7 @@ def grown(work: Work, *, size: int, count: int) -> dict[str, Any]:
     found: dict[str, list[Found]] = {}
     for kind in ("exact", "beam"):
         search = CatalogSearch(kind=kind, num_answers=10)
-        decoder.search(trie, prompts[:WARM_UP], search)
+        decoder.catalog.search(trie, prompts[:WARM_UP], search)
         seconds[kind], found[kind] = timed(decoder.search, trie, prompts, search)
     return {
         "seconds": seconds,
@@ -199,8 +200,8 @@ def _adapter(work: Work, version: int) -> AdapterCheckpoint:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from sprec_ray.config import LoraConfig
-        from sprec_ray.training.adapters import attach_adapter, write_adapter
+        from sprec_ray.config.run import LoraConfig
+        from sprec_ray.models.adapters import attach_adapter, write_adapter
 
         model = attach_adapter(
             AutoModelForCausalLM.from_pretrained(work.model), LoraConfig(), dropout=0.0, seed=version

@@ -11,7 +11,7 @@ import torch
 from catalog_data import in_catalog_share
 from catalog_decoding_ours import WIDEST, Work, timed
 
-from sprec_ray.decoding.trie import Trie
+from sprec_ray.decoding.catalog.trie import Trie
 
 
 class AllowedTokens:

@@ -20,7 +20,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from sprec_ray.artifacts import read_json
+from sprec_ray.storage.artifacts import read_json
 
 DEMO = (
     *("configs/demo.yaml", "data.num_train=512", "data.num_test=100", "data.num_valid=32"),

@@ -15,8 +15,8 @@ import sys
 import torch
 from group_scoring_ours import make_groups, make_model, optimizer_of, preference_step, with_lora
 
-from sprec_ray.config import LoraConfig, TrainingConfig
-from sprec_ray.config_methods import PreferenceConfig
+from sprec_ray.config.methods import PreferenceConfig
+from sprec_ray.config.run import LoraConfig, TrainingConfig
 from sprec_ray.training.memory import LiveBytes, plan_memory
 from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.phase import Phase

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.cluster.timeline import span_rows
+from sprec_ray.storage.timeline import span_rows
 
 WORK = ("compute", "decode", "evaluate")
 

@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sprec_ray.baselines.fit import fit_recommender, target_ranks
-from sprec_ray.baselines.recommender import Recommender
-from sprec_ray.config_methods import CollaborativeConfig
-from sprec_ray.config_sections import DataConfig
+from sprec_ray.config.data import DataConfig
+from sprec_ray.config.methods import CollaborativeConfig
 from sprec_ray.data.sources.movielens import read_movielens
+from sprec_ray.recommenders.fit import fit_recommender, target_ranks
+from sprec_ray.recommenders.recommender import Recommender
 from sprec_ray.types import Example
 
 PEER = Path(__file__).with_name("sasrec_movielens_peer.py")

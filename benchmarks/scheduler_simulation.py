@@ -13,8 +13,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from sprec_ray.cluster.simulation import Layout, Placement, Workload, scale, simulate, stops_scaling
-from sprec_ray.cluster.stage_times import iteration_seconds, measure_run
+from sprec_ray.schedule.simulation import Layout, Placement, Workload, scale, simulate, stops_scaling
+from sprec_ray.schedule.stage_times import iteration_seconds, measure_run
 
 RUN = (
     *("configs/demo.yaml", "decoding.engine=transformers", "training.num_threads=1", "data.num_train=512"),

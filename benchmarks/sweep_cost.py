@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.cluster.timeline import read_timeline
-from sprec_ray.config_files import scalar
-from sprec_ray.config_sweep import SweepConfig, Trial, load_sweep, planned_trials, trial_command
-from sprec_ray.evaluation.sweep_results import read_sweep
+from sprec_ray.config.load import scalar
+from sprec_ray.config.sweep import SweepConfig, Trial, load_sweep, planned_trials, trial_command
+from sprec_ray.reports.sweep.results import read_sweep
+from sprec_ray.storage.timeline import read_timeline
 
 KINDS = ("launch", "load", "compute", "decode", "evaluate")
 

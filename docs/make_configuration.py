@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.config import RunConfig
-from sprec_ray.config_files import config_to_dict, flatten
+from sprec_ray.config.load import config_to_dict, flatten
+from sprec_ray.config.run import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = (

@@ -3,14 +3,14 @@
 import sys
 
 from jobs.command import run_job
-from sprec_ray.config_compare import load_comparison
+from sprec_ray.config.compare import load_comparison
 
 
 def main(arguments: list[str]) -> None:
     """Run or continue the comparison and print its table; exits with 1 when runs failed."""
     comparison = load_comparison(arguments)
-    from sprec_ray.cluster.comparing import compare_methods  # after the comparison is known to be good
-    from sprec_ray.evaluation.compare_tables import markdown_table, table_columns
+    from sprec_ray.cluster.studies.comparing import compare_methods  # after the comparison is known to be good
+    from sprec_ray.reports.compare.tables import markdown_table, table_columns
 
     outcome = compare_methods(comparison)
     print(markdown_table(outcome.data, table_columns(outcome.data)))

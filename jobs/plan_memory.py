@@ -1,7 +1,7 @@
 """Print what fits: ``python -m jobs.plan_memory CONFIG.yaml gpu_memory_gib=24 [num_negatives=1,5] [key=value ...]``."""
 
 from jobs.command import run_job
-from sprec_ray.config_files import load_config
+from sprec_ray.config.load import load_config
 
 
 def main(arguments: list[str]) -> None:

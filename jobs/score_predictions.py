@@ -1,12 +1,12 @@
 """Scores a file of predictions in SPRec's format; without arguments it says how to call it."""
 
 from jobs.command import run_job
-from sprec_ray.evaluation.scoring_job import score_predictions
+from sprec_ray.reports.predictions import write_scores
 
 
 def main(arguments: list[str]) -> None:
     """Print the scores that are written to ``out``."""
-    print(score_predictions(arguments))
+    print(write_scores(arguments))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from jobs.command import run_job
 
 def main(arguments: list[str]) -> None:
     """Print iteration times by placement and number of GPUs, from the stage times of a run or of a YAML file."""
-    from sprec_ray.cluster.schedule_table import schedule_table
+    from sprec_ray.schedule.table import schedule_table
 
     print(schedule_table(arguments))
 

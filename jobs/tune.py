@@ -3,13 +3,13 @@
 import sys
 
 from jobs.command import run_job
-from sprec_ray.config_sweep import load_sweep
+from sprec_ray.config.sweep import load_sweep
 
 
 def main(arguments: list[str]) -> None:
     """Run or continue the sweep and say what was chosen; exits with 1 when trials failed."""
     sweep = load_sweep(arguments)
-    from sprec_ray.cluster.tuning import tune_sweep  # after the sweep is known to be good
+    from sprec_ray.cluster.studies.tuning import tune_sweep  # after the sweep is known to be good
 
     outcome = tune_sweep(sweep)
     print(f"Chosen by {sweep.metric} on the {sweep.split} rows: {outcome.data.chosen or 'no trial has finished'}")

@@ -12,7 +12,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 import sprec_ray
-from sprec_ray.config_files import load_config
+from sprec_ray.config.load import load_config
 
 ROOT = Path(__file__).parents[1]
 LAUNCHER = [ROOT / "cluster.yaml", ROOT / "configs" / "clusters" / "aws.yaml"]

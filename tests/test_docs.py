@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sprec_ray.config_files import config_to_dict, flatten, load_config
-from sprec_ray.evaluation.paper import differences_from_paper
+from sprec_ray.config.load import config_to_dict, flatten, load_config
+from sprec_ray.reports.paper import differences_from_paper
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("*.yaml"))

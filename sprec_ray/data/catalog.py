@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sprec_ray.artifacts import ArtifactError, read_json, write_json
+from sprec_ray.storage.artifacts import ArtifactError, read_json, write_json
 from sprec_ray.types import Item
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from sprec_ray.config_sections import DataConfig
+from sprec_ray.config.data import DataConfig
 from sprec_ray.data.sequences import derive_rng
 from sprec_ray.data.sources.source import SPLITS
 from sprec_ray.types import Interaction, JudgementGroup, PairExample

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from sprec_ray.data.prompts import render_prompt, render_response
@@ -100,3 +101,23 @@ class TokenEncoder:
         ids = [*ids, self.tokenizer.eos_token_id]
         self.num_long_responses += len(ids) > self.max_response_tokens
         return ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSettings:
+    """How histories and titles become tokens; the arguments of TokenEncoder."""
+
+    template: str
+    noun: str
+    max_prompt_tokens: int
+    max_response_tokens: int
+
+    def encoder(self, tokenizer: Any) -> TokenEncoder:
+        """The encoder of a tokenizer."""
+        return TokenEncoder(
+            tokenizer,
+            template=self.template,
+            noun=self.noun,
+            max_prompt_tokens=self.max_prompt_tokens,
+            max_response_tokens=self.max_response_tokens,
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from sprec_ray.config import RunConfig
+from sprec_ray.config.run import RunConfig
 from sprec_ray.types import AdapterCheckpoint, EvalResult
 
 Row = TypeVar("Row")

@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.config import ConfigError
-from sprec_ray.storage.files import Storage, StorageError
+from sprec_ray.config.run import ConfigError
+from sprec_ray.storage.remote import Storage, StorageError
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sprec_ray.artifacts import MARKER, PARTIAL, read_json, write_json
-from sprec_ray.storage.addresses import is_remote, lasting
-from sprec_ray.storage.files import RemoteFile, Storage, open_storage
+from sprec_ray.config.addresses import is_remote, lasting
+from sprec_ray.storage.artifacts import MARKER, PARTIAL, read_json, write_json
 from sprec_ray.storage.lease import hold_lease
+from sprec_ray.storage.remote import RemoteFile, Storage, open_storage
 
 NOT_MIRRORED = "ray-train"
 """What Ray Train keeps for itself in a run's folder."""

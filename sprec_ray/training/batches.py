@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sprec_ray.config_methods import PhaseConfig, PreferenceConfig
+from sprec_ray.config.methods import PhaseConfig, PreferenceConfig
 
 logger = logging.getLogger(__name__)
 

@@ -12,16 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sprec_ray.training.adapters import (
-    attach_adapter,
-    load_language_model,
-    read_adapter,
-    set_adapter,
-    write_adapter,
-)
+from sprec_ray.config.methods import PAIRWISE
+from sprec_ray.models.adapters import attach_adapter, load_language_model, read_adapter, set_adapter, write_adapter
 from sprec_ray.training.batches import Step, accumulation, learning_rate, plan_steps
-from sprec_ray.training.engine import make_engine, set_learning_rate, whole_parameters
-from sprec_ray.training.losses import PAIRWISE
+from sprec_ray.training.deepspeed_engine import make_engine, set_learning_rate, whole_parameters
 from sprec_ray.training.memory import choose_micro_batch_size
 from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.phase import Phase, Worker

@@ -138,9 +138,6 @@ PREFERENCE_LOSSES: dict[str, PreferenceLoss] = {
     "simpo": simpo_loss,
 }
 
-PAIRWISE = frozenset({"dpo", "rosepo", "ipo", "simpo"})
-"""Losses that take exactly one rejected response."""
-
 REFERENCE_FREE = frozenset({"simpo", "dmpo_pairs"})
 """Losses that do not read the reference."""
 

@@ -22,11 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sprec_ray.training.adapters import attach_adapter
-from sprec_ray.training.attention import Layout
+from sprec_ray.models.adapters import attach_adapter
 from sprec_ray.training.packing import PAD_MULTIPLE, Span, TokenGroup, pack
 from sprec_ray.training.phase import Phase, Worker
 from sprec_ray.training.scoring import ResponseScorer, ScoringBatch, why_not_shared
+from sprec_ray.training.tree_attention import Layout
 
 GIB = 2**30
 NF4_BITS = 4.127

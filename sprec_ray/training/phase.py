@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sprec_ray.config import LoraConfig, TrainingConfig
-from sprec_ray.config_methods import PhaseConfig, PreferenceConfig
+from sprec_ray.config.methods import PhaseConfig, PreferenceConfig
+from sprec_ray.config.run import LoraConfig, TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,12 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from sprec_ray.config import ConfigError, RunConfig
-from sprec_ray.config_methods import PreferenceConfig
+from sprec_ray.config.methods import PreferenceConfig
+from sprec_ray.config.run import ConfigError, RunConfig
+from sprec_ray.models.scratch import llama_config
 from sprec_ray.training.memory import GIB, USABLE_GPU, plan_memory
 from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.phase import Phase
-from sprec_ray.training.scratch import llama_config
 
 
 def plan_table(config: RunConfig, *, memory_gib: str, num_negatives: str) -> str:

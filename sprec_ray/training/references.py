@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sprec_ray.training.adapters import WEIGHTS
+from sprec_ray.models.adapters import WEIGHTS
 from sprec_ray.training.packing import TokenGroup
 
 _NAME = "reference_logps_BK"

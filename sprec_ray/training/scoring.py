@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from sprec_ray.training import attention
+from sprec_ray.training import tree_attention as attention
 from sprec_ray.training.packing import PAD_MULTIPLE, Targets, TokenGroup, pack, plain_rows
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from sprec_ray.training.engine import AdamState, adam_state, set_adam_state, whole_parameters
+from sprec_ray.training.deepspeed_engine import AdamState, adam_state, set_adam_state, whole_parameters
 from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.phase import Phase, Worker
 

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sprec_ray.training.adapters import adapter_parameters, read_adapter, set_adapter, without_adapter
+from sprec_ray.models.adapters import adapter_parameters, read_adapter, set_adapter, without_adapter
 from sprec_ray.training.batches import Step
-from sprec_ray.training.engine import whole_parameters
+from sprec_ray.training.deepspeed_engine import whole_parameters
 from sprec_ray.training.losses import REFERENCE_FREE, GroupLogps, LossSettings, preference_loss, preference_metrics
 from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.phase import Phase, Worker

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from sprec_ray.artifacts import ArtifactError
 from sprec_ray.data.catalog import Catalog
+from sprec_ray.storage.artifacts import ArtifactError
 from sprec_ray.types import Item
 
 ITEMS = (

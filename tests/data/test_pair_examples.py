@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sprec_ray.config_sections import DataConfig
+from sprec_ray.config.data import DataConfig
 from sprec_ray.data.pair_examples import (
     NO,
     YES,

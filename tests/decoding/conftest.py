@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_llama import TinyModel, build_tiny_model
+
+from tests.decoding.tiny_llama import TinyModel, build_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from sprec_ray.decoding.tree import NewTokens, Wanted
-from sprec_ray.decoding.trie import Trie, build_trie
+from sprec_ray.decoding.catalog.trie import Trie, build_trie
+from sprec_ray.decoding.tree.interface import NewTokens, Wanted
 
 EOS = 0
 VOCAB_SIZE = 5

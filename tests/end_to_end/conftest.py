@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sprec_ray.artifacts import read_json
-from sprec_ray.cluster.run import RunOutcome, train_selfplay
-from sprec_ray.config import RunConfig
-from sprec_ray.config_files import load_config
+from sprec_ray.cluster.runs.run import RunOutcome, train_selfplay
+from sprec_ray.config.load import load_config
+from sprec_ray.config.run import RunConfig
+from sprec_ray.storage.artifacts import read_json
 
 TINY = """
 data: {source: demo, noun: book, template: short, num_train: 48, num_valid: 8, num_test: 16,

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ray_nodes import REPOSITORY, RayNodes, ray_nodes
 
-from sprec_ray.cluster.hardware import SIMULATE_GPUS
-from sprec_ray.config_files import load_config
+from sprec_ray.cluster.engines.hardware import SIMULATE_GPUS
+from sprec_ray.config.load import load_config
+from tests.end_to_end.ray_nodes import REPOSITORY, RayNodes, ray_nodes
 
 pytestmark = pytest.mark.slow
 

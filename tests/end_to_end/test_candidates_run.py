@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from sprec_ray.artifacts import read_json, read_rows
-from sprec_ray.cluster.run import RunOutcome, evaluate_on_valid, train_selfplay
-from sprec_ray.config import RunConfig
-from sprec_ray.evaluation.report_tables import format_table
+from sprec_ray.cluster.runs.run import RunOutcome, evaluate_on_valid, train_selfplay
+from sprec_ray.config.run import RunConfig
+from sprec_ray.reports.tables import format_table
+from sprec_ray.storage.artifacts import read_json, read_rows
 from sprec_ray.types import Example, PreferenceGroup
 
 pytestmark = pytest.mark.slow

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from jobs import compare
-from sprec_ray.artifacts import read_json
-from sprec_ray.cluster.comparing import CompareOutcome, compare_methods
-from sprec_ray.cluster.run import train_selfplay
-from sprec_ray.cluster.sharing import origin
-from sprec_ray.config import ConfigError, RunConfig
-from sprec_ray.config_compare import load_comparison
-from sprec_ray.evaluation.compare_results import read_comparison
-from sprec_ray.evaluation.compare_tables import table_columns
+from sprec_ray.cluster.runs.run import train_selfplay
+from sprec_ray.cluster.stages.sharing import origin
+from sprec_ray.cluster.studies.comparing import CompareOutcome, compare_methods
+from sprec_ray.config.compare import load_comparison
+from sprec_ray.config.run import ConfigError, RunConfig
+from sprec_ray.reports.compare.results import read_comparison
+from sprec_ray.reports.compare.tables import table_columns
+from sprec_ray.storage.artifacts import read_json
 
 pytestmark = pytest.mark.slow
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sprec_ray.artifacts import MARKER, read_json
-from sprec_ray.cluster.run import train_selfplay
-from sprec_ray.cluster.training import TrainingError, TrainingSession
-from sprec_ray.config import RunConfig
+from sprec_ray.cluster.engines.worker_group import TrainingError, TrainingSession
+from sprec_ray.cluster.runs.run import train_selfplay
+from sprec_ray.config.run import RunConfig
+from sprec_ray.storage.artifacts import MARKER, read_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 

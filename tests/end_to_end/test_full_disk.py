@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sprec_ray.artifacts import MARKER, Stage
-from sprec_ray.cluster.run import RunOutcome, train_selfplay
-from sprec_ray.config import RunConfig
+from sprec_ray.cluster.runs.run import RunOutcome, train_selfplay
+from sprec_ray.config.run import RunConfig
+from sprec_ray.storage.artifacts import MARKER, Stage
 
 pytestmark = pytest.mark.slow
 

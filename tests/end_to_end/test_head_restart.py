@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ray_nodes import kill_tree, ray_nodes
 
-from sprec_ray.artifacts import MARKER, PARTIAL, read_json
-from sprec_ray.cluster.run import train_selfplay
-from sprec_ray.config import RunConfig
+from sprec_ray.cluster.runs.run import train_selfplay
+from sprec_ray.config.run import RunConfig
+from sprec_ray.storage.artifacts import MARKER, PARTIAL, read_json
+from tests.end_to_end.ray_nodes import kill_tree, ray_nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 

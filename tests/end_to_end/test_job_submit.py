@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from sprec_ray.artifacts import MARKER
-from sprec_ray.cluster.run import RunOutcome
+from sprec_ray.cluster.runs.run import RunOutcome
+from sprec_ray.storage.artifacts import MARKER
 
 pytestmark = pytest.mark.slow
 

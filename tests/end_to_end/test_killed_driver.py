@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sprec_ray.artifacts import MARKER, PARTIAL, read_json
-from sprec_ray.cluster.run import train_selfplay
-from sprec_ray.config import RunConfig
+from sprec_ray.cluster.runs.run import train_selfplay
+from sprec_ray.config.run import RunConfig
+from sprec_ray.storage.artifacts import MARKER, PARTIAL, read_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 

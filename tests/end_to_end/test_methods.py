@@ -9,12 +9,12 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from sprec_ray.artifacts import Stage, read_json, read_rows
-from sprec_ray.cluster.run import RunOutcome, export_scores, run_folder, train_selfplay
-from sprec_ray.cluster.run_data import RunData
-from sprec_ray.cluster.sharing import origin
-from sprec_ray.config import RunConfig
-from sprec_ray.config_files import load_config
+from sprec_ray.cluster.runs.run import RunOutcome, export_scores, run_folder, train_selfplay
+from sprec_ray.cluster.stages.run_data import RunData
+from sprec_ray.cluster.stages.sharing import origin
+from sprec_ray.config.load import load_config
+from sprec_ray.config.run import RunConfig
+from sprec_ray.storage.artifacts import Stage, read_json, read_rows
 from sprec_ray.types import Example, PreferenceGroup
 
 pytestmark = pytest.mark.slow

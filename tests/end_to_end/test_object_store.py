@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from sprec_ray.artifacts import MARKER
-from sprec_ray.cluster.run import RunOutcome, run_folder, train_selfplay
-from sprec_ray.config import ConfigError, RunConfig
-from sprec_ray.config_files import load_config
-from sprec_ray.storage.files import Storage, open_storage
+from sprec_ray.cluster.runs.run import RunOutcome, run_folder, train_selfplay
+from sprec_ray.config.load import load_config
+from sprec_ray.config.run import ConfigError, RunConfig
+from sprec_ray.storage.artifacts import MARKER
 from sprec_ray.storage.mirror import Mirror
+from sprec_ray.storage.remote import Storage, open_storage
 
 Make = Callable[..., RunConfig]
 
@@ -112,7 +112,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*arguments: object) -> bool:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("sprec_ray.cluster.run._connect", forbidden)
+    monkeypatch.setattr("sprec_ray.cluster.runs.run._connect", forbidden)
 
 
 @pytest.mark.usefixtures("no_ray")

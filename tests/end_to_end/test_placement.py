@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sprec_ray.cluster.run import RunOutcome, train_selfplay
-from sprec_ray.cluster.timeline import read_timeline
-from sprec_ray.config import RunConfig
+from sprec_ray.cluster.runs.run import RunOutcome, train_selfplay
+from sprec_ray.config.run import RunConfig
+from sprec_ray.storage.timeline import read_timeline
 
 pytestmark = pytest.mark.slow
 

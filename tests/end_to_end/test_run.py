@@ -11,10 +11,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from jobs.score_predictions import main as score_main
-from sprec_ray.artifacts import MARKER, ArtifactError, read_json, read_rows
-from sprec_ray.cluster.run import RunOutcome, evaluate_on_valid, train_selfplay
-from sprec_ray.config import ConfigError, RunConfig
-from sprec_ray.evaluation.metrics import METRICS
+from sprec_ray.cluster.runs.run import RunOutcome, evaluate_on_valid, train_selfplay
+from sprec_ray.config.run import ConfigError, RunConfig
+from sprec_ray.metrics.table import METRICS
+from sprec_ray.storage.artifacts import MARKER, ArtifactError, read_json, read_rows
 from sprec_ray.types import PreferenceGroup
 
 pytestmark = pytest.mark.slow

@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 
 from jobs import tune
-from sprec_ray.artifacts import read_json
-from sprec_ray.cluster.run import train_selfplay
-from sprec_ray.cluster.sharing import origin
-from sprec_ray.cluster.tuning import SweepOutcome, tune_sweep
-from sprec_ray.config import ConfigError, RunConfig
-from sprec_ray.config_sweep import load_sweep
-from sprec_ray.evaluation.sweep_csv import sweep_rows
-from sprec_ray.evaluation.sweep_results import TrialRecord, read_sweep
+from sprec_ray.cluster.runs.run import train_selfplay
+from sprec_ray.cluster.stages.sharing import origin
+from sprec_ray.cluster.studies.tuning import SweepOutcome, tune_sweep
+from sprec_ray.config.run import ConfigError, RunConfig
+from sprec_ray.config.sweep import load_sweep
+from sprec_ray.reports.sweep.results import TrialRecord, read_sweep
+from sprec_ray.reports.sweep.rows import sweep_rows
+from sprec_ray.storage.artifacts import read_json
 
 pytestmark = pytest.mark.slow
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ray_nodes import RayNodes, ray_nodes
 
-from sprec_ray.artifacts import PARTIAL
-from sprec_ray.cluster.results import read_results
+from sprec_ray.cluster.runs.results import read_results
+from sprec_ray.storage.artifacts import PARTIAL
+from tests.end_to_end.ray_nodes import RayNodes, ray_nodes
 
 pytestmark = pytest.mark.slow
 

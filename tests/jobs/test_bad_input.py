@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sprec_ray.artifacts import ArtifactError
-from sprec_ray.cluster import run
-from sprec_ray.cluster.run import train_selfplay
-from sprec_ray.config import ConfigError
-from sprec_ray.config_files import load_config
+from sprec_ray.cluster.runs import run
+from sprec_ray.cluster.runs.run import train_selfplay
+from sprec_ray.config.load import load_config
+from sprec_ray.config.run import ConfigError
+from sprec_ray.storage.artifacts import ArtifactError
 
 
 @pytest.fixture

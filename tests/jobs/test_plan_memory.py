@@ -6,7 +6,7 @@ import pytest
 from transformers import LlamaConfig
 
 from jobs import plan_memory
-from sprec_ray.config import ConfigError
+from sprec_ray.config.run import ConfigError
 
 
 def test_the_planner_prints_sft_and_every_number_of_negatives(

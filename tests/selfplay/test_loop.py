@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sprec_ray.config import RunConfig
-from sprec_ray.config_files import make_config
+from sprec_ray.config.load import make_config
+from sprec_ray.config.run import RunConfig
 from sprec_ray.selfplay.loop import reference_of, run_self_play
 from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, PreferenceGroup
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from pyarrow import fs
 
-from sprec_ray.storage.files import Storage
 from sprec_ray.storage.mirror import Mirror
+from sprec_ray.storage.remote import Storage
 
 
 class Unreliable(fs.FSSpecHandler):

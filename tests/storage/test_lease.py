@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
-from storage_fakes import unreliable
 
-from sprec_ray.config import ConfigError
+from sprec_ray.config.run import ConfigError
 from sprec_ray.storage.lease import LEASE, hold_lease
+from tests.storage.storage_fakes import unreliable
 
 ELSEWHERE = {"owner": "another", "host": "elsewhere", "pid_namespace": 1, "pid": 7, "time": 0.0}
 

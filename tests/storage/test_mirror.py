@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from storage_fakes import Unreliable, mirror_of, unreliable
 
-from sprec_ray.artifacts import MARKER, Stage, write_text
-from sprec_ray.storage.files import Storage, StorageError
+from sprec_ray.storage.artifacts import MARKER, Stage, write_text
 from sprec_ray.storage.mirror import Mirror, open_mirror, working_folder
+from sprec_ray.storage.remote import Storage, StorageError
+from tests.storage.storage_fakes import Unreliable, mirror_of, unreliable
 
 
 @pytest.fixture

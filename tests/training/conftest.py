@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_training import TinyPolicy, build_tiny_policy
+
+from tests.training.tiny_training import TinyPolicy, build_tiny_policy
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -64,7 +64,7 @@ def _start(rank: int, world_size: int, port: int) -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     import torch
 
-    from sprec_ray.training.engine import init_distributed
+    from sprec_ray.training.deepspeed_engine import init_distributed
 
     torch.set_num_threads(1)
     init_distributed(on_gpu=False)

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from fit_process import FitProcesses, run_with_max_logits, run_with_shifted_reference
 from safetensors.torch import load_file, save_file
-from tiny_training import LORA, TinyPolicy, make_groups, plain_logp, plain_policy
 from transformers import AutoModelForCausalLM
 
-from sprec_ray.config import LoraConfig, TrainingConfig
-from sprec_ray.config_methods import PhaseConfig, PreferenceConfig
+from sprec_ray.config.methods import PhaseConfig, PreferenceConfig
+from sprec_ray.config.run import LoraConfig, TrainingConfig
 from sprec_ray.training.batches import Step, learning_rate, plan_steps
 from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.phase import Phase
+from tests.training.fit_process import FitProcesses, run_with_max_logits, run_with_shifted_reference
+from tests.training.tiny_training import LORA, TinyPolicy, make_groups, plain_logp, plain_policy
 
 pytestmark = pytest.mark.slow
 

@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from sprec_ray.config import ConfigError
-from sprec_ray.config_files import load_config
-from sprec_ray.config_methods import PreferenceConfig
+from sprec_ray.config.load import load_config
+from sprec_ray.config.methods import PAIRWISE, PreferenceConfig
+from sprec_ray.config.run import ConfigError
 from sprec_ray.training.losses import (
-    PAIRWISE,
     PREFERENCE_LOSSES,
     REFERENCE_FREE,
     GroupLogps,
@@ -621,7 +620,7 @@ def test_rosepo_equals_robust_dpo_of_trl_at_another_smoothing() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:You are importing from 'trl.experimental'")
-@pytest.mark.parametrize("name", ["dpo", "rosepo", "ipo", "simpo"])
+@pytest.mark.parametrize("name", sorted(PAIRWISE))
 def test_pairwise_losses_equal_those_of_trl_cpo(name: str) -> None:
     """CPOTrainer's formulas of two values: label smoothing as in conservative DPO, IPO as printed, SimPO.
 

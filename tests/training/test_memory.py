@@ -7,23 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import LORA
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from sprec_ray.config import TrainingConfig
-from sprec_ray.config_methods import PhaseConfig, PreferenceConfig
-from sprec_ray.training.adapters import attach_adapter
-from sprec_ray.training.memory import (
-    GIB,
-    LiveBytes,
-    MemoryPlan,
-    choose_micro_batch_size,
-    largest_group,
-    plan_memory,
-)
+from sprec_ray.config.methods import PhaseConfig, PreferenceConfig
+from sprec_ray.config.run import TrainingConfig
+from sprec_ray.models.adapters import attach_adapter
+from sprec_ray.training.memory import GIB, LiveBytes, MemoryPlan, choose_micro_batch_size, largest_group, plan_memory
 from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.phase import Phase, Worker
 from sprec_ray.training.scoring import MAX_LOGITS, ResponseScorer
+from tests.training.tiny_training import LORA
 
 CPU = torch.device("cpu")
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_training import make_groups
 
 from sprec_ray.training import packing
 from sprec_ray.training.packing import PackedGroups, TokenGroup, pack, plain_rows
+from tests.training.tiny_training import make_groups
 
 TOKENS = st.lists(st.integers(3, 6), min_size=1, max_size=7).map(tuple)  # four tokens: many beginnings are shared
 GROUPS = st.lists(

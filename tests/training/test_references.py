@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_training import TinyPolicy, make_groups
 from transformers import AutoConfig
 
 from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.references import cache_key, read_references, write_references
+from tests.training.tiny_training import TinyPolicy, make_groups
 
 GROUPS = make_groups(4, num_rejected=(1, 3))
 LOGPS = [torch.arange(len(group.responses)) - 5.5 for group in GROUPS]

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_training import TinyPolicy, make_groups, plain_logp, plain_policy
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 from transformers import (
@@ -38,10 +37,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from sprec_ray.training import attention, packing, scoring
-from sprec_ray.training.losses import PAIRWISE, PREFERENCE_LOSSES, GroupLogps, LossSettings, preference_loss
+from sprec_ray.config.methods import PAIRWISE
+from sprec_ray.training import packing, scoring
+from sprec_ray.training import tree_attention as attention
+from sprec_ray.training.losses import PREFERENCE_LOSSES, GroupLogps, LossSettings, preference_loss
 from sprec_ray.training.packing import TokenGroup, pack
 from sprec_ray.training.scoring import ResponseScorer, make_scorer
+from tests.training.tiny_training import TinyPolicy, make_groups, plain_logp, plain_policy
 
 CPU = torch.device("cpu")
 GROUPS = [*make_groups(6, num_rejected=(0, 3, 1), seed=3), *make_groups(3, num_rejected=(2,), seed=4)]

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from fit_process import FitProcesses, run_from_state
 from safetensors.torch import load_file
-from tiny_training import LORA, TinyPolicy, make_groups
 
-from sprec_ray.config import TrainingConfig
-from sprec_ray.config_methods import PhaseConfig, PreferenceConfig
+from sprec_ray.config.methods import PhaseConfig, PreferenceConfig
+from sprec_ray.config.run import TrainingConfig
 from sprec_ray.training.phase import Phase
 from sprec_ray.training.state import from_bytes, state_key
+from tests.training.fit_process import FitProcesses, run_from_state
+from tests.training.tiny_training import LORA, TinyPolicy, make_groups
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,10 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from sprec_ray.config import LoraConfig
-from sprec_ray.config_sections import ScratchConfig
+from sprec_ray.config.data import ScratchConfig
+from sprec_ray.config.run import LoraConfig
+from sprec_ray.models.scratch import write_untrained_model
 from sprec_ray.training.packing import TokenGroup
-from sprec_ray.training.scratch import write_untrained_model
 
 TITLES = (
     "Dune",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sprec_ray.config_sections import DataConfig
+from sprec_ray.config.data import DataConfig
 from sprec_ray.data.sources.demo import read_demo
 from sprec_ray.data.sources.dmpo import read_dmpo
 from sprec_ray.data.sources.huggingface import read_huggingface

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sprec_ray.config_sections import DataConfig
+from sprec_ray.config.data import DataConfig
 from sprec_ray.data.sources.source import SourceData
 from sprec_ray.types import Interaction, Item
 

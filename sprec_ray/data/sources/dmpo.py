@@ -10,8 +10,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.config_sections import DataConfig
-from sprec_ray.data.sources.files import data_folder, find_file, read_json_rows, require_file
+from sprec_ray.config.data import DataConfig
+from sprec_ray.data.sources.raw_files import data_folder, find_file, read_json_rows, require_file
 from sprec_ray.data.sources.source import SourceData, one_line
 from sprec_ray.types import Item, PairExample
 

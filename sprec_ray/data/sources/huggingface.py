@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.config_sections import DataConfig
-from sprec_ray.data.sources.files import refuse_pointer
+from sprec_ray.config.data import DataConfig
+from sprec_ray.data.sources.raw_files import refuse_pointer
 from sprec_ray.data.sources.source import SourceData, one_line
 from sprec_ray.types import Interaction, Item
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sprec_ray.config_sections import DataConfig
+from sprec_ray.config.data import DataConfig
 from sprec_ray.data.sequences import derive_rng
-from sprec_ray.data.sources.files import data_folder, numbered_lines, read_json_rows, split_fields
+from sprec_ray.data.sources.raw_files import data_folder, numbered_lines, read_json_rows, split_fields
 from sprec_ray.data.sources.source import SourceData, one_line
 from sprec_ray.types import Example, Item
 

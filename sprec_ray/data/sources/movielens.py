@@ -7,8 +7,15 @@ import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sprec_ray.config_sections import DataConfig
-from sprec_ray.data.sources.files import data_folder, find_file, numbered_lines, read_text, require_file, split_fields
+from sprec_ray.config.data import DataConfig
+from sprec_ray.data.sources.raw_files import (
+    data_folder,
+    find_file,
+    numbered_lines,
+    read_text,
+    require_file,
+    split_fields,
+)
 from sprec_ray.data.sources.source import SourceData
 from sprec_ray.types import Interaction, Item
 

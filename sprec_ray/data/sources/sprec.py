@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.config_sections import DataConfig
+from sprec_ray.config.data import DataConfig
 from sprec_ray.data.prompts import parse_response
-from sprec_ray.data.sources.files import data_folder, find_file, read_json_rows, read_json_value
+from sprec_ray.data.sources.raw_files import data_folder, find_file, read_json_rows, read_json_value
 from sprec_ray.data.sources.source import SPLITS, SourceData, one_line
 from sprec_ray.types import Example, Item
 

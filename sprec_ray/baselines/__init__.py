@@ -1,1 +1,0 @@
-"""Recommenders that know items by their ids: sequential networks and counts."""

@@ -1,0 +1,94 @@
+"""What a configuration asks of decoders: their model, and what to look for in the catalogue."""
+
+from __future__ import annotations
+
+from sprec_ray.config.run import ConfigError, RunConfig
+from sprec_ray.data.catalog import Catalog
+from sprec_ray.data.sequences import derive_rng
+from sprec_ray.decoding.catalog.request import CatalogSearch
+from sprec_ray.decoding.engines.decoder_model import DecoderModel
+
+
+def negatives_search(config: RunConfig, iteration: int) -> CatalogSearch | int:
+    """What to decode for the negatives of an iteration: of the catalogue, or so many free beams.
+
+    2N answers as in arXiv 2412.09243, section 5.4.2; more where titles of the history will be dropped, so that N stay.
+    """
+    selfplay = config.selfplay
+    num_answers = 1 if selfplay.negatives == "greedy" else 2 * selfplay.num_negatives
+    num_answers += config.data.max_history if selfplay.exclude_history else 0
+    if selfplay.negatives != "sample":
+        return _most_probable(config, num_answers)
+    return CatalogSearch(
+        kind="sample",
+        num_answers=num_answers,
+        max_tokens=config.decoding.max_search_tokens,
+        temperature=selfplay.temperature,
+        seed=int(derive_rng(config.seed, f"sampled negatives/{iteration}").integers(2**31)),
+    )
+
+
+def evaluation_search(config: RunConfig) -> CatalogSearch | int:
+    """What to decode for the rows that a policy is measured on; a text that is grounded is one answer."""
+    if config.data.task == "candidates":
+        return 1  # the greedy text, as published
+    grounded = config.evaluation.grounding in {"policy", "sentence"}
+    return _most_probable(config, 1 if grounded else max(config.evaluation.k))
+
+
+def check_catalog(config: RunConfig, catalog: Catalog) -> None:
+    """Raise ConfigError when more is asked of the catalogue than it holds."""
+    # The target is no negative; a random replacement needs one title more that is not in the group yet.
+    most = len(catalog) - 1 - (config.selfplay.random_ratio > 0)
+    if config.selfplay.num_negatives > most:
+        raise ConfigError(
+            f"selfplay.num_negatives={config.selfplay.num_negatives} exceeds the {most} titles the catalogue "
+            "holds besides the target; lower it"
+        )
+    if max(config.evaluation.k) > len(catalog):
+        raise ConfigError(
+            f"evaluation.k={max(config.evaluation.k)} exceeds the {len(catalog)} titles of the catalogue; lower it"
+        )
+    for phase in ("sft", "selfplay_sft"):
+        if getattr(config, phase).weighting == "genre" and not any(catalog.genres.values()):
+            raise ConfigError(
+                f"{phase}.weighting=genre needs genres, and the catalogue has none; name data.genres_column where the "
+                f"source has one, or set {phase}.weighting=none"
+            )
+
+
+def max_beam_width(config: RunConfig) -> int:
+    """The most free beams that a run decodes."""
+    searches = [evaluation_search(config), 1]
+    if config.selfplay.negatives in {"beam", "greedy", "sample"}:  # the others are not decoded
+        searches.append(negatives_search(config, 0))
+    return max(search for search in searches if isinstance(search, int))
+
+
+def decoder_model(config: RunConfig, path: str, *, max_beam_width: int) -> DecoderModel:
+    """What decoders are told of the model of a run."""
+    model, decoding = config.model, config.decoding
+    return DecoderModel(
+        path=path,
+        dtype=model.dtype,
+        max_model_len=model.max_prompt_tokens + model.max_response_tokens,
+        max_beam_width=max_beam_width,
+        lora_rank=model.lora.rank,
+        search_cache_gib=decoding.search_cache_gib,
+        trust_remote_code=model.trust_remote_code,
+        quantization=model.quantization,
+        tensor_parallel_size=decoding.tensor_parallel_size,
+    )
+
+
+def _most_probable(config: RunConfig, num_answers: int) -> CatalogSearch | int:
+    decoding = config.decoding
+    if decoding.search == "free":
+        return num_answers
+    return CatalogSearch(
+        kind=decoding.search,
+        num_answers=num_answers,
+        beam_width=max(decoding.beam_width, num_answers),
+        max_tokens=decoding.max_search_tokens,
+        renormalize=decoding.renormalize,
+    )

@@ -1,0 +1,13 @@
+"""Metrics as pure functions of ranked places, and whether two policies differ. No titles, no files."""
+
+from sprec_ray.lazy import hand_on
+
+__getattr__, __dir__, __all__ = hand_on(
+    __name__,
+    {
+        "table": "METRICS compute_metrics",
+        "kinds": "CatalogTables Recommendations",
+        "significance": "paired_bootstraps",
+        "scores": "rank_scores",
+    },
+)

@@ -1,0 +1,333 @@
+"""Scores a file of predictions in SPRec's format (arXiv 2412.09243) and writes the metrics with their counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sprec_ray.config.addresses import lasting
+from sprec_ray.data.catalog import Catalog
+from sprec_ray.data.prompts import parse_response
+from sprec_ray.data.sources.raw_files import find_file, read_json_rows, read_json_value
+from sprec_ray.data.sources.source import one_line
+from sprec_ray.data.sources.sprec import genre_names, repair_mojibake, split_titles
+from sprec_ray.evaluation.evaluate import (
+    EvaluationTask,
+    Ranking,
+    evaluate_ranking,
+    rank_by_embedding,
+    rank_lists,
+    recommendations,
+)
+from sprec_ray.evaluation.grounding import Embedder, sentence_embedder, text_to_ground
+from sprec_ray.metrics.diversity import NUM_OVER_RECOMMENDED, recommendation_counts
+from sprec_ray.metrics.table import compute_metrics
+from sprec_ray.reports.tables import format_table
+from sprec_ray.storage.artifacts import write_json
+from sprec_ray.types import EvalResult, Item
+
+USAGE = "predictions=FILE catalog=DIR [grounded=FILE] [embedding=MODEL_OR_PATH] [k=1,5] out=FILE"
+_KEYS = ("predictions", "catalog", "grounded", "embedding", "k", "out")
+
+MOST_PLACES = 1000
+"""Ready lists may be shorter than k, and so may a small catalogue; beyond this k is a slip."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """The rows of a prediction file, and what was odd about them."""
+
+    targets: tuple[str, ...]
+    histories: tuple[tuple[str, ...], ...]
+    generated: tuple[str, ...]
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionScores:
+    """What a file of predictions is worth."""
+
+    result: EvalResult
+    document: Mapping[str, Any]
+    """Each metric under its name (``hr@5`` ...; None where it is undefined), ``valid``, ``counts``, ``genre_gaps``
+    (GP - GH at k = 1), ``most_recommended`` per k, ``published`` (metrics whose denominators the published code takes
+    differently, its way) and ``notes``."""
+
+
+def score_predictions(
+    predictions: str | Path,
+    catalog: str | Path,
+    *,
+    grounded: str | Path | None = None,
+    embedding: str | None = None,
+    k: Sequence[int] = (1, 5),
+) -> PredictionScores:
+    """The metrics of a file of predictions in SPRec's format, each at every k.
+
+    *predictions*: a JSON list or JSON lines of rows with ``input`` (the history as quoted titles), ``output`` (the
+    target) and ``predict`` (a list of generated texts, of which the first counts). *catalog*: a folder with
+    ``id2name.json`` and, for MGU and DGU, ``name2genre.json`` and ``genre_dict.json``, whose keys are the kept genres,
+    and, for the popularity groups and ARP, ``popularity.json`` with the training events of each title.
+    *grounded*: a JSON list with one list of titles per row, best first; replaces grounding. *embedding*: a folder of a
+    causal language model or the name of a sentence-transformers model, which ranks the catalogue by distance to the
+    generated title. Every file may be compressed as ``.gz``. Titles that are UTF-8 read as latin-1 are repaired where
+    the repaired title is in the catalogue.
+
+    Raises ValueError, in one line with the remedy, for everything a user can cause; files are checked before a model
+    is loaded.
+    """
+    if grounded is not None and embedding is not None:
+        raise ValueError("grounded= replaces grounding, so embedding= would do nothing; pass one of them")
+    ks, folder = tuple(sorted(set(k))), Path(catalog)
+    titles, kept, notes = read_sprec_catalog(folder)
+    popularity = read_popularity(folder)
+    if not popularity:
+        notes.append(f"Popularity groups and ARP are undefined: {folder} holds no popularity.json.")
+    if max(ks) > max(len(titles), MOST_PLACES):
+        raise ValueError(f"k={max(ks)} exceeds the catalogue's {len(titles)} titles; ask for fewer places")
+    rows = read_predictions(_file("predictions", predictions), titles)
+    task = EvaluationTask(
+        targets=rows.targets,
+        histories=rows.histories,
+        catalog=titles,
+        kept_genres=kept,
+        popularity=popularity,
+        ks=ks,
+    )
+    lists = None if grounded is None else _read_lists(_file("grounded", grounded), rows, titles)
+    ranking = _rank(lists, embedding, rows, task)
+    result = evaluate_ranking("predictions", ranking, task, generated=rows.generated)
+    published = compute_metrics(recommendations(ranking.ranked_BK, task), ks, rows="published")
+    return PredictionScores(result=result, document=_document(result, published, ranking, rows, task, notes))
+
+
+def write_scores(arguments: Sequence[str]) -> str:
+    """Score what a command line names (``USAGE``), write the document to ``out``; returns the same figures as text."""
+    options = _parse(arguments)
+    ks = _places(options.get("k", "1,5"))
+    out = lasting(options["out"])
+    if out.is_dir():
+        raise ValueError(f"out={out} is a folder; name a file, for example out={out / 'metrics.json'}")
+    scores = score_predictions(
+        options["predictions"],
+        options["catalog"],
+        grounded=options.get("grounded"),
+        embedding=options.get("embedding"),
+        k=ks,
+    )
+    write_json(out, scores.document)
+    return (
+        format_table([scores.result]) + "".join(f"{note}\n" for note in scores.document["notes"]) + f"Written to {out}"
+    )
+
+
+def read_sprec_catalog(folder: Path) -> tuple[Catalog, tuple[str, ...], list[str]]:
+    """The catalogue, the kept genres (none when a genre file is missing) and notes on what is missing."""
+    if not folder.is_dir():
+        raise ValueError(f"catalog={folder} is not a folder; it must hold id2name.json (SPRec's eval/<dataset>)")
+    names = find_file(folder, "id2name.json")
+    if names is None:
+        raise ValueError(f"catalog={folder} holds no id2name.json[.gz]; pass SPRec's eval/<dataset> folder")
+    paths = {name: find_file(folder, name) for name in ("name2genre.json", "genre_dict.json")}
+    missing = [name for name, path in paths.items() if path is None]
+    tables = {name: _object(path) for name, path in paths.items() if path is not None}
+    genres = tables.get("name2genre.json", {})
+    catalog = Catalog.from_items(
+        Item(item_id=item_id, title=one_line(str(title)), genres=genre_names(genres.get(title)))
+        for item_id, title in _object(names).items()
+    )
+    if not len(catalog):
+        raise ValueError(f"{names} lists no title; pass SPRec's eval/<dataset> folder")
+    if missing:
+        return catalog, (), [f"MGU and DGU are undefined: {folder} holds no {' and no '.join(missing)}."]
+    kept = tuple(tables["genre_dict.json"])
+    return catalog, kept, [] if kept else [f"MGU and DGU are undefined: {paths['genre_dict.json']} lists no genre."]
+
+
+def read_popularity(folder: Path) -> dict[str, int]:
+    """Training events per title, of ``popularity.json``; none without the file, ValueError for what is no count."""
+    path = find_file(folder, "popularity.json")
+    events = {} if path is None else _object(path)
+    wrong = next((title for title, count in events.items() if type(count) is not int or count < 0), None)
+    if wrong is not None:
+        raise ValueError(f"{path}: {wrong!r} must have a whole number of training events, not {events[wrong]!r}")
+    return events
+
+
+def read_predictions(path: Path, catalog: Catalog) -> Predictions:
+    """The rows of a prediction file; ValueError names the row that has no ``input``, ``output`` or ``predict``."""
+    rows = read_json_rows(path, columns=("input", "output"))
+    targets, histories, generated = [], [], []
+    num_repaired = num_empty = num_several = 0
+
+    def resolve(title: str) -> str:
+        nonlocal num_repaired
+        resolved = _resolve(title, catalog)
+        num_repaired += resolved != title
+        return resolved
+
+    for number, row in enumerate(rows, start=1):
+        if row.get("candidates"):
+            raise ValueError(
+                f"{path}, row {number}: the prompt lists candidates, which this job would read as its history; the "
+                "report of the run that wrote the file has their metrics"
+            )
+        texts = row.get("predict")
+        texts = [texts] if isinstance(texts, str) else texts
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{path}, row {number}: 'predict' must be a list of texts; is this a prediction file?")
+        text = texts[0] if texts else ""
+        num_empty += not text.strip()
+        num_several += len(texts) > 1
+        quoted = row["input"][row["input"].find('"') + 1 : max(row["input"].rfind('"'), 0)]
+        histories.append(tuple(resolve(title) for title in split_titles(quoted, catalog.genres) if title))
+        output = row["output"].strip()
+        targets.append(resolve(parse_response(output) or output))
+        title = text_to_ground(text)
+        generated.append(text.replace(title, resolve(title), 1))
+    return Predictions(
+        targets=tuple(targets),
+        histories=tuple(histories),
+        generated=tuple(generated),
+        counts={
+            "num_empty_predictions": num_empty,
+            "num_rows_with_several_predictions": num_several,
+            "num_repaired_titles": num_repaired,
+        },
+    )
+
+
+def _parse(arguments: Sequence[str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in _KEYS or not value:
+            raise ValueError(f"{argument!r} is not an argument; usage: {USAGE}")
+        options[key] = value
+    for key in ("predictions", "catalog", "out"):
+        if key not in options:
+            raise ValueError(f"{key}= is missing; usage: {USAGE}")
+    return options
+
+
+def _places(text: str) -> tuple[int, ...]:
+    parts = text.strip("[]()").split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"k={text} must be whole numbers from 1, separated by commas, for example k=1,5")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def _file(key: str, name: str | Path) -> Path:
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError(f"{key}={path} does not exist; name the file, with its .gz when it is compressed")
+    return path
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = read_json_value(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected one object, found {type(value).__name__}")
+    return value
+
+
+def _resolve(title: str, catalog: Catalog) -> str:
+    repaired = None if title in catalog else repair_mojibake(title)
+    return repaired if repaired is not None and repaired in catalog else title
+
+
+def _rank(
+    lists: Sequence[Sequence[str]] | None, embedding: str | None, predictions: Predictions, task: EvaluationTask
+) -> Ranking:
+    if lists is not None:
+        return rank_lists(lists, task)
+    texts = [text_to_ground(text) for text in predictions.generated]
+    num_foreign = sum(text not in task.catalog for text in texts)
+    if max(task.ks) > len(task.catalog):
+        raise ValueError(f"k={max(task.ks)} exceeds the catalogue's {len(task.catalog)} titles; pass a smaller k")
+    if embedding is not None:
+        return rank_by_embedding(predictions.generated, task, _load_embedder(embedding))
+    if num_foreign or max(task.ks) > 1:
+        raise ValueError(
+            f"{num_foreign} of {len(texts)} generated titles are not in the catalogue and k={max(task.ks)}, so texts "
+            "must be grounded: pass embedding=MODEL_OR_PATH, or grounded=FILE with a list of titles per row"
+        )
+    return rank_lists([[text] for text in texts], task)
+
+
+def _read_lists(path: Path, predictions: Predictions, catalog: Catalog) -> list[list[str]]:
+    lists = read_json_value(path)
+    if not isinstance(lists, list):
+        raise ValueError(f"{path}: expected a list with one list of titles per row, found {type(lists).__name__}")
+    if len(lists) != len(predictions.targets):
+        raise ValueError(
+            f"grounded={path} has {len(lists)} rows and the predictions have {len(predictions.targets)}; "
+            "both need one per test row"
+        )
+    for number, titles in enumerate(lists, start=1):
+        if not isinstance(titles, list) or not all(isinstance(title, str) for title in titles):
+            raise ValueError(f"{path}, row {number}: expected a list of titles")
+    return [[_resolve(title, catalog) for title in titles] for titles in lists]
+
+
+def _load_embedder(name: str) -> Embedder:
+    """A folder of a causal language model, else what sentence-transformers makes of the name."""
+    folder = Path(name)
+    load: Callable[[str], Embedder] = sentence_embedder
+    if (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
+        load = _causal_embedder
+    elif folder.is_dir() and not (folder / "modules.json").is_file():
+        raise ValueError(f"embedding={name} holds no config.json; pass the folder of a transformers model")
+    try:
+        return load(name)
+    except OSError as error:
+        raise ValueError(f"embedding={name} could not be loaded: {str(error).strip().splitlines()[0]}") from None
+
+
+def _causal_embedder(name: str) -> Embedder:
+    # Imported here: scoring ready lists needs neither torch nor transformers.
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from sprec_ray.evaluation.embedding import embed_texts
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).to(device)
+    return lambda texts: embed_texts(model, tokenizer, texts)
+
+
+def _document(
+    result: EvalResult,
+    published: Mapping[str, float],
+    ranking: Ranking,
+    predictions: Predictions,
+    task: EvaluationTask,
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    most_recommended = {
+        f"@{k}": [
+            {"title": ranking.names[index], "count": count}
+            for index, count in recommendation_counts(ranking.ranked_BK, k=k)[:NUM_OVER_RECOMMENDED]
+        ]
+        for k in task.ks
+    }
+    return {
+        **{name: _null(value) for name, value in result.metrics.items()},
+        "counts": {**result.counts, **predictions.counts, "num_catalog_titles": len(task.catalog)},
+        "most_recommended": most_recommended,
+        "genre_gaps": {genre: _null(gap) for genre, gap in result.genre_gaps.items()},
+        "published": {
+            name: _null(value)
+            for name, value in published.items()
+            if result.metrics[name] != value and not math.isnan(value)
+        },
+        "notes": list(notes),
+    }
+
+
+def _null(value: float) -> float | None:
+    return None if math.isnan(value) else value
