@@ -14,14 +14,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sprec_ray.training.losses import (
-    PAIRWISE,
-    PREFERENCE_LOSSES,
-    REFERENCE_FREE,
-    GroupLogps,
-    LossSettings,
-    preference_loss,
-)
+from sprec_ray.config.methods import PAIRWISE
+from sprec_ray.training.losses import PREFERENCE_LOSSES, REFERENCE_FREE, GroupLogps, LossSettings, preference_loss
 from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.scoring import ResponseScorer
 

@@ -6,17 +6,14 @@ import ast
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from sprec_ray.config import methods
 from sprec_ray.config.load import config_to_dict, flatten
 from sprec_ray.config.run import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = (
-    ROOT / "sprec_ray" / "config.py",
-    ROOT / "sprec_ray" / "config_methods.py",
-    ROOT / "sprec_ray" / "config_sections.py",
-)
+SOURCES = [ROOT / "sprec_ray" / "config" / f"{name}.py" for name in ("run", "methods", "data")]
 DOCUMENT = ROOT / "docs" / "configuration.md"
 BEGIN, END = "<!-- table: python docs/make_configuration.py -->\n", "<!-- end of table -->\n"
 
@@ -149,7 +146,7 @@ def _kind(annotation: ast.expr) -> str:
     inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
     match ast.unparse(annotation.value):
         case "Literal":
-            return ", ".join(f"`{ast.literal_eval(value)}`" for value in inner)
+            return ", ".join(f"`{value}`" for node in inner for value in _literals(node))
         case "tuple":
             count = "list" if ast.unparse(inner[-1]) == "..." else f"list of {len(inner)}"
             return f"{count}: {_kind(inner[0])}"
@@ -157,6 +154,11 @@ def _kind(annotation: ast.expr) -> str:
             bounds = inner[1].keywords if isinstance(inner[1], ast.Call) else []
             limits = [f"{SIGNS[word.arg]} {ast.unparse(word.value)}" for word in bounds if word.arg in SIGNS]
             return " ".join([_kind(inner[0]), " and ".join(limits)])
+
+
+def _literals(node: ast.expr) -> tuple[Any, ...]:
+    """A literal's value, or those of the ``Literal`` that a name of the configuration stands for."""
+    return get_args(getattr(methods, node.id)) if isinstance(node, ast.Name) else (ast.literal_eval(node),)
 
 
 def _plain(value: Any) -> str:

@@ -100,6 +100,11 @@ class SelfPlayConfig:
     preference: bool = True
     """False is the ablation noDPO."""
 
+    @property
+    def asks_the_policy(self) -> bool:
+        """Whether rejected titles are decoded; the other ways draw them."""
+        return self.negatives in {"beam", "greedy", "sample"}
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluationConfig:
@@ -121,6 +126,11 @@ class EvaluationConfig:
     (BIGRec)."""
     gamma: NumberOrValid = 1.0
     """Weight of the adjustment, (1 - g) / g in the terms of D3; ``valid`` takes the best on the validation rows."""
+
+    @property
+    def searches(self) -> bool:
+        """Whether answers are titles of the catalogue, found by search or ranking; else texts that are grounded."""
+        return self.grounding in {"search", "ranking"}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

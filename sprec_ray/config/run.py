@@ -217,7 +217,7 @@ class RunConfig:
     def _check_search(self) -> None:
         free = self.decoding.search == "free"
         grounding = self.evaluation.grounding
-        if self.data.task == "next_item" and free and grounding in {"search", "ranking"}:
+        if self.data.task == "next_item" and free and self.evaluation.searches:
             raise ValueError(
                 f"evaluation.grounding={grounding} ranks titles of the catalogue, and decoding.search=free finds none; "
                 "set evaluation.grounding=policy or decoding.search=exact"
@@ -234,14 +234,22 @@ class RunConfig:
         if self.data.task == "pairs":
             self._check_pairs()
         preference, selfplay, evaluation = self.preference, self.selfplay, self.evaluation
-        asks_the_policy = selfplay.negatives in {"beam", "greedy", "sample"}
+        draws = not selfplay.asks_the_policy
         without_effect = (
             ("preference.oracle=true", preference.oracle and preference.loss != "rosepo", "preference.loss=rosepo"),
             ("preference.label_smoothing", preference.label_smoothing and preference.loss != "rosepo", "loss=rosepo"),
             ("preference.margin", preference.margin and preference.loss != "simpo", "preference.loss=simpo"),
             ("evaluation.gamma", evaluation.gamma != 1 and evaluation.adjustment == "none", "evaluation.adjustment"),
-            ("selfplay.random_ratio", selfplay.random_ratio and not asks_the_policy, "selfplay.negatives=beam"),
-            ("selfplay.exclude_history", selfplay.exclude_history and not asks_the_policy, "selfplay.negatives=beam"),
+            (
+                "selfplay.random_ratio",
+                selfplay.random_ratio and not selfplay.asks_the_policy,
+                "selfplay.negatives=beam",
+            ),
+            (
+                "selfplay.exclude_history",
+                selfplay.exclude_history and not selfplay.asks_the_policy,
+                "selfplay.negatives=beam",
+            ),
         )
         for key, is_idle, needed in without_effect:
             if is_idle:

@@ -180,7 +180,7 @@ class Engines:
             judgements=isinstance(next(iter(groups), None), JudgementGroup),
             whole_text=whole_text,
             parcels=(pack(rows), *self._parcels(phase.model_path, phase.init_adapter, phase.reference_adapter)),
-            saved=state.read_bytes() if state.is_file() else None,
+            kept_state=state.read_bytes() if state.is_file() else None,
         )
 
         def keep_state(content: bytes) -> None:

@@ -32,8 +32,7 @@ def evaluation_search(config: RunConfig) -> CatalogSearch | int:
     """What to decode for the rows that a policy is measured on; a text that is grounded is one answer."""
     if config.data.task == "candidates":
         return 1  # the greedy text, as published
-    grounded = config.evaluation.grounding in {"policy", "sentence"}
-    return _most_probable(config, 1 if grounded else max(config.evaluation.k))
+    return _most_probable(config, max(config.evaluation.k) if config.evaluation.searches else 1)
 
 
 def check_catalog(config: RunConfig, catalog: Catalog) -> None:
@@ -60,7 +59,7 @@ def check_catalog(config: RunConfig, catalog: Catalog) -> None:
 def max_beam_width(config: RunConfig) -> int:
     """The most free beams that a run decodes."""
     searches = [evaluation_search(config), 1]
-    if config.selfplay.negatives in {"beam", "greedy", "sample"}:  # the others are not decoded
+    if config.selfplay.asks_the_policy:
         searches.append(negatives_search(config, 0))
     return max(search for search in searches if isinstance(search, int))
 

@@ -27,8 +27,8 @@ class TrainTask:
     """Every token but the first is a target: language-model pre-training."""
     parcels: tuple[Parcel, ...] = ()
     """The files at these paths for workers on other machines; what has no parcel lies on all of them."""
-    saved: bytes | None = None
-    """The state to go on from."""
+    kept_state: bytes | None = None
+    """The state to go on from that the driver found in the stage's folder, of an earlier process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

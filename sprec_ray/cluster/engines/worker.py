@@ -76,8 +76,8 @@ class _Reports:
             ray.get(self._last_save)
         self._last_save = self._mailbox.save.remote(self._index, state)
 
-    def saved(self) -> bytes | None:
-        """What a group that died had saved last."""
+    def sent_state(self) -> bytes | None:
+        """The state that a group that died had sent last: it is in the mailbox's memory, newer than what is kept."""
         state: bytes | None = ray.get(self._mailbox.state.remote(self._index))
         return state
 
@@ -135,7 +135,7 @@ def _do(task: Any, worker: Any, reports: _Reports) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="sprec-ray-") as out:
         phase = dataclasses.replace(phase, out=out)
         summary = run_phase(
-            phase, groups, worker, reports.progress, saved=reports.saved() or task.saved, save=reports.save
+            phase, groups, worker, reports.progress, saved=reports.sent_state() or task.kept_state, save=reports.save
         )
         if worker.rank == 0 and task.whole_text:
             tokenizer.save_pretrained(out)

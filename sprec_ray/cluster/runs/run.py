@@ -19,7 +19,7 @@ from sprec_ray.cluster.runs.connection import init_ray as _init_ray
 from sprec_ray.cluster.engines.kept import KeptEngines
 from sprec_ray.cluster.stages.pair_pipeline import PairStages
 from sprec_ray.cluster.stages.pipeline import RayStages
-from sprec_ray.cluster.stages.recommending import RECOMMENDER
+from sprec_ray.cluster.stages.collaborative import RECOMMENDER
 from sprec_ray.cluster.runs.resources import check_resources, num_cpus
 from sprec_ray.cluster.runs.results import read_results, write_results, write_results_of
 from sprec_ray.cluster.stages.run_data import Split
@@ -126,7 +126,7 @@ def export_scores(config: RunConfig) -> Path:
     with open_run(config) as folder, open_stages(config, folder) as stages:
         assert isinstance(stages, RayStages)
         stages.prepare()
-        return stages.recommending.export()
+        return stages.collaborative.export()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from sprec_ray.cluster.engines.tasks import ReadPolicy, ScoreTask
 from sprec_ray.cluster.stages.run_data import RunData
+from sprec_ray.cluster.stages.worker_reads import WorkerReads
 from sprec_ray.config.run import RunConfig
 from sprec_ray.data.candidate_lists import check_candidates
 from sprec_ray.data.prompts import render_prompt, render_response
@@ -28,7 +28,7 @@ Score = Callable[[ScoreTask, str], dict[str, Any]]
 
 
 class CandidatesEvaluator:
-    """The measured rows and their candidates: the same for every policy of a run. ``Evaluator`` for S-DPO's protocol.
+    """The measured rows and their candidates, the same for every policy of a run: the evaluator of S-DPO's protocol.
 
     Raises ValueError for rows without their target among the candidates.
     """
@@ -39,9 +39,7 @@ class CandidatesEvaluator:
         for example in data.measured:
             check_candidates(example, num=config.data.num_candidates)
         self._config, self._data, self._rows = config, data, data.measured
-        self._model_path, self._text, self._score = model_path, text, score
-        self.waited_s = 0.0
-        """Seconds of the last ``evaluate`` in which the training workers were busy with something else."""
+        self._model_path, self._text, self.reads = model_path, text, WorkerReads(score)
 
     def evaluate(
         self,
@@ -115,9 +113,7 @@ class CandidatesEvaluator:
     def _logps(self, label: str, policy: AdapterCheckpoint | None) -> Floats:
         read = ReadPolicy.of(self._config.model, self._model_path(), policy)
         task = ScoreTask(policy=read, groups=tuple(_in_prompt_order(row) for row in self._rows), text=self._text)
-        start = time.monotonic()
-        summary = self._score(task, f"{label}: candidates")
-        self.waited_s = max(0.0, time.monotonic() - start - summary["compute_s"])
+        summary = self.reads(task, f"{label}: candidates")
         return np.array([[sum(tokens) for tokens in logps] for logps in summary["logps"]], dtype=np.float64)
 
     def _write(self, folder: Path, texts: Sequence[str], logps_BC: Floats) -> None:

@@ -14,7 +14,7 @@ from sprec_ray.cluster.engines.run_engines import Engines
 from sprec_ray.cluster.engines.search_settings import evaluation_search
 from sprec_ray.cluster.stages.candidates_evaluator import CandidatesEvaluator
 from sprec_ray.cluster.stages.run_data import RunData
-from sprec_ray.cluster.stages.title_evaluator import Evaluator
+from sprec_ray.cluster.stages.title_evaluator import TitleEvaluator
 from sprec_ray.config.run import RunConfig
 from sprec_ray.data.prompts import parse_response
 from sprec_ray.evaluation.adjustment import GAMMAS, Adjustment, lm_weight
@@ -65,9 +65,9 @@ class Measurement:
         gamma: float,
     ) -> EvalResult:
         """The metrics of the answers; the stage's folder gets the answers and what they were ranked to."""
-        start = time.time()
+        start, self.evaluator.reads.waited_s = time.time(), 0.0
         result = self.evaluator.evaluate(label, policy, rollouts, stage, gamma=gamma)
-        busy_s = time.time() - start - self.evaluator.waited_s
+        busy_s = time.time() - start - self.evaluator.reads.waited_s
         self._clock.add(f"{label}: grounding", "evaluate", time.time() - busy_s, busy_s)
         if policy is not None and result.metrics.get("valid", 1.0) < 0.9:
             logger.warning("%s: only %.1f %% of the answers are titles", label, 100 * result.metrics["valid"])
@@ -100,7 +100,7 @@ class Measurement:
     def _steers_search(self, gamma: float) -> bool:
         """Whether the second opinion weighs in on which answers are found, and not only on how they are grounded."""
         is_search = not isinstance(evaluation_search(self._config), int)
-        return gamma != 0 and is_search and self._config.evaluation.grounding in {"search", "ranking"}
+        return gamma != 0 and is_search and self._config.evaluation.searches
 
     def _decode(
         self, policy: AdapterCheckpoint | None, examples: Sequence[Example], chunks: Path, label: str, gamma: float
@@ -140,7 +140,7 @@ class Measurement:
         )
 
     @cached_property
-    def evaluator(self) -> Evaluator | CandidatesEvaluator:
+    def evaluator(self) -> TitleEvaluator | CandidatesEvaluator:
         """Scores the rows that policies are measured on, by the protocol of the task."""
         if self._config.data.task == "candidates":
             return CandidatesEvaluator(
@@ -153,11 +153,11 @@ class Measurement:
         return self._evaluator(self._data.measured)
 
     def title_embedder(self) -> Embedder:
-        """``Evaluator.title_embedder``, whatever the task."""
+        """``TitleEvaluator.title_embedder``, whatever the task."""
         return self._evaluator(self._data.measured).title_embedder()
 
-    def _evaluator(self, rows: list[Example]) -> Evaluator:
-        return Evaluator(
+    def _evaluator(self, rows: list[Example]) -> TitleEvaluator:
+        return TitleEvaluator(
             self._config,
             self._data,
             rows,

@@ -16,10 +16,10 @@ import numpy as np
 from sprec_ray.cluster.engines.kept import KeptEngines
 from sprec_ray.cluster.engines.run_engines import Engines
 from sprec_ray.cluster.engines.tasks import ReadPolicy, ScoreTask
+from sprec_ray.cluster.stages.collaborative import RECOMMENDER, Collaborative
 from sprec_ray.cluster.stages.language_model import cached_model, given_model
 from sprec_ray.cluster.stages.make_phase import make_phase
 from sprec_ray.cluster.stages.prepare_pairs import prepare_pairs
-from sprec_ray.cluster.stages.recommending import RECOMMENDER, Recommending
 from sprec_ray.cluster.stages.run_data import RunData, Split, evaluations_folder
 from sprec_ray.cluster.stages.stage_keeper import StageKeeper
 from sprec_ray.config.methods import PhaseConfig, PreferenceConfig
@@ -217,7 +217,7 @@ class PairStages:
         """The collaborative model's scores of the liked and the disliked titles, after the histories."""
         stage, settings = Stage(self.evaluations / RECOMMENDER), self.config.collaborative
         if not self.keeper.is_done(stage):
-            recommender = Recommending(self.config, self.folder, self.data, self.keeper, self.clock).recommender
+            recommender = Collaborative(self.config, self.folder, self.data, self.keeper, self.clock).recommender
             scores_BI = recommender.scores([example.history for example in self.measured_examples])
             both = [
                 [scores[self.data.catalog.index_of(title)] for title in (example.liked, example.disliked[0])]

@@ -14,15 +14,15 @@ from pathlib import Path
 from sprec_ray.cluster.engines.kept import KeptEngines
 from sprec_ray.cluster.engines.run_engines import Engines
 from sprec_ray.cluster.engines.search_settings import check_catalog, negatives_search
+from sprec_ray.cluster.stages.collaborative import Collaborative
 from sprec_ray.cluster.stages.language_model import given_model, pretrained_model
 from sprec_ray.cluster.stages.make_phase import make_phase
 from sprec_ray.cluster.stages.measuring import Measurement
-from sprec_ray.cluster.stages.preference_groups import Pairing, needs_rollouts
+from sprec_ray.cluster.stages.preference_groups import PreferenceGroups, needs_rollouts
 from sprec_ray.cluster.stages.prepare_data import prepare_data
-from sprec_ray.cluster.stages.recommending import Recommending
 from sprec_ray.cluster.stages.run_data import RunData, Split, evaluations_folder
 from sprec_ray.cluster.stages.stage_keeper import StageKeeper
-from sprec_ray.cluster.stages.title_evaluator import Evaluator, num_answer_tokens
+from sprec_ray.cluster.stages.title_evaluator import TitleEvaluator, num_answer_tokens
 from sprec_ray.config.methods import PhaseConfig, PreferenceConfig
 from sprec_ray.config.run import RunConfig
 from sprec_ray.data.prompts import parse_response
@@ -68,15 +68,15 @@ class RayStages:
         ``on_result`` as of ``run_self_play``.
         """
         if self.config.needs_recommender:
-            _ = self.recommending.recommender  # before engines run: it may wait for a run that trains the same
+            _ = self.collaborative.recommender  # before engines run: it may wait for a run that trains the same
         if self.config.recommender == "language_model":
             results = run_self_play(self.config, self, on_result=on_result)
         else:
-            results = [self.recommending.evaluate(self.evaluations, self.measurement.evaluator)]
+            results = [self.collaborative.evaluate(self.evaluations, self.measurement.evaluator)]
             if on_result is not None:
                 on_result(results[0])
         evaluator = self.measurement.evaluator
-        if isinstance(evaluator, Evaluator):
+        if isinstance(evaluator, TitleEvaluator):
             evaluator.write_catalog(self.evaluations / "catalog")
         return [*results, *evaluator.baselines()]
 
@@ -149,7 +149,7 @@ class RayStages:
         if self.keeper.is_done(stage):
             return read_rows(stage.path / "groups.jsonl", PreferenceGroup)
         rollouts = decoding() if decoding is not None else {}
-        groups, counts = self.pairing.groups(iteration, examples, rollouts)
+        groups, counts = self.preference_groups.make(iteration, examples, rollouts)
         with self.keeper.filling(stage, f"iteration {iteration}: {len(groups)} preference groups") as summary:
             write_rows(stage.path / "groups.jsonl", groups)
             summary.update(counts={"examples": len(examples), "groups": len(groups), **counts})
@@ -231,19 +231,19 @@ class RayStages:
             self.engines,
             self.clock,
             model_path=lambda: self.model_path,
-            recommender=lambda: self.recommending.recommender,
+            recommender=lambda: self.collaborative.recommender,
         )
 
     @cached_property
-    def recommending(self) -> Recommending:
+    def collaborative(self) -> Collaborative:
         """The stages of the collaborative model."""
-        return Recommending(self.config, self.folder, self.data, self.keeper, self.clock)
+        return Collaborative(self.config, self.folder, self.data, self.keeper, self.clock)
 
     @cached_property
-    def pairing(self) -> Pairing:
+    def preference_groups(self) -> PreferenceGroups:
         """What makes preference groups."""
         embed = self.measurement.title_embedder
-        return Pairing(self.config, self.data, embed=embed, recommender=lambda: self.recommending.recommender)
+        return PreferenceGroups(self.config, self.data, embed=embed, recommender=lambda: self.collaborative.recommender)
 
     def engine_names(self) -> dict[str, str]:
         """Names and versions of the engines that decoded the measured rows and trained."""

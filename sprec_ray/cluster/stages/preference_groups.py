@@ -20,16 +20,13 @@ from sprec_ray.types import Example, PreferenceGroup, Rollout
 
 logger = logging.getLogger(__name__)
 
-DECODED = frozenset({"beam", "greedy", "sample"})
-"""The ways that ask the policy."""
-
 
 def needs_rollouts(config: RunConfig) -> bool:
     """Whether the rejected titles are the policy's own answers; not when all of them are replaced by random ones."""
-    return config.selfplay.negatives in DECODED and config.selfplay.random_ratio < 1
+    return config.selfplay.asks_the_policy and config.selfplay.random_ratio < 1
 
 
-class Pairing:
+class PreferenceGroups:
     """Makes preference groups of examples; ``embed`` and ``recommender`` are asked only where they are needed."""
 
     def __init__(
@@ -42,7 +39,7 @@ class Pairing:
     ) -> None:
         self._config, self._data, self._embed, self._recommender = config, data, embed, recommender
 
-    def groups(
+    def make(
         self, iteration: int, examples: Sequence[Example], rollouts: Mapping[str, Rollout]
     ) -> tuple[list[PreferenceGroup], dict[str, int]]:
         """The groups, and the counts of what was dropped. Raises ValueError when nothing is left."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from sprec_ray.cluster.engines.tasks import EmbedTask, ReadPolicy
 from sprec_ray.cluster.stages.run_data import RunData
+from sprec_ray.cluster.stages.worker_reads import WorkerReads
 from sprec_ray.config.run import RunConfig
 from sprec_ray.data.prompts import parse_response, render_prompt
 from sprec_ray.data.sequences import derive_rng
@@ -37,7 +37,7 @@ RunEmbedding = Callable[[EmbedTask, str], dict[str, Any]]
 """Runs an EmbedTask on the training workers under a label."""
 
 
-class Evaluator:
+class TitleEvaluator:
     """The test rows, the catalogue and the way titles are embedded: the same for every policy of a run."""
 
     def __init__(
@@ -53,9 +53,8 @@ class Evaluator:
         self._config, self._catalog, self._model_path = config, data.catalog, model_path
         self.rows, self._train = rows, data.train
         """What is measured on."""
-        self.waited_s = 0.0
-        """Seconds of the last ``evaluate`` in which the training workers were busy with something else."""
-        self._run_embedding, self._adjustment, self._popularity = embed, adjustment, data.popularity
+        self.reads = WorkerReads(embed)
+        self._adjustment, self._popularity = adjustment, data.popularity
         self._task = EvaluationTask(
             targets=[example.target for example in rows],
             histories=[example.history for example in rows],
@@ -112,9 +111,8 @@ class Evaluator:
         return Ranking(ranked_BK=ranked_BK, names=self._catalog.titles, counts={})
 
     def _rank(self, label: str, policy: AdapterCheckpoint | None, rollouts: Sequence[Rollout], gamma: float) -> Ranking:
-        self.waited_s = 0.0
         grounding = self._config.evaluation.grounding
-        if grounding in {"search", "ranking"}:
+        if self._config.evaluation.searches:
             return rank_lists([_titles(rollout) for rollout in rollouts], self._task)
         embed = self.title_embedder() if grounding == "sentence" else self._policy_embedder(label, policy)
         if not gamma:
@@ -137,7 +135,7 @@ class Evaluator:
             "num_answer_tokens": num_answer_tokens(rollouts),
         }
         whole = _whole_ranking(rollouts) if grounding == "ranking" else {}
-        if grounding in {"search", "ranking"}:
+        if self._config.evaluation.searches:
             whole["mass"] = float(np.mean([_mass(rollout) for rollout in rollouts]))
         return dataclasses.replace(result, metrics={**result.metrics, **whole}, counts={**result.counts, **found})
 
@@ -182,10 +180,7 @@ class Evaluator:
         def embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
             read = ReadPolicy.of(self._config.model, self._model_path(), policy)
             task = EmbedTask(policy=read, texts=tuple(texts))
-            start = time.monotonic()
-            summary = self._run_embedding(task, f"{label}: embedding")
-            self.waited_s += max(0.0, time.monotonic() - start - summary["compute_s"])
-            vectors: npt.NDArray[np.float32] = summary["vectors"]
+            vectors: npt.NDArray[np.float32] = self.reads(task, f"{label}: embedding")["vectors"]
             return vectors
 
         return embed

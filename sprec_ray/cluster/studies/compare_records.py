@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sprec_ray.cluster.runs.run import is_finished
-from sprec_ray.cluster.stages.recommending import RECOMMENDER
+from sprec_ray.cluster.stages.collaborative import RECOMMENDER
 from sprec_ray.cluster.stages.sharing import origin
 from sprec_ray.cluster.studies.sweep_records import is_span_of
 from sprec_ray.config.compare import CompareConfig, Method, dataset_config, make_run, run_command

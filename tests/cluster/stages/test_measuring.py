@@ -11,7 +11,7 @@ import pytest
 
 from sprec_ray.cluster.stages.measuring import Measurement
 from sprec_ray.cluster.stages.run_data import RunData
-from sprec_ray.cluster.stages.title_evaluator import Evaluator
+from sprec_ray.cluster.stages.title_evaluator import TitleEvaluator
 from sprec_ray.config.load import load_config
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.evaluation.adjustment import GAMMAS
@@ -62,12 +62,12 @@ def test_answers_that_are_only_grounded_by_gamma_are_decoded_once(
     """Grounding by embeddings re-ranks the same answers for every gamma; of equal NDCGs the smallest one is taken."""
     tried: list[float] = []
 
-    def result(self: Evaluator, label: str, policy: None, rollouts: list[Rollout], *, gamma: float) -> Any:
+    def result(self: TitleEvaluator, label: str, policy: None, rollouts: list[Rollout], *, gamma: float) -> Any:
         assert [rollout.example_id for rollout in rollouts] == [row.example_id for row in ROWS]
         tried.append(gamma)
         return SimpleNamespace(metrics={"ndcg@5": 0.5 if gamma in {0.25, 1.0} else 0.4})
 
-    monkeypatch.setattr(Evaluator, "result", result)
+    monkeypatch.setattr(TitleEvaluator, "result", result)
     measurement = measure(tmp_path, "evaluation.grounding=policy")
     found = measurement.decode("sft", None, Stage(tmp_path / "evaluations" / "sft"), rows="test")[1]
     assert (tuple(tried), found["gamma"]) == (GAMMAS, 0.25)

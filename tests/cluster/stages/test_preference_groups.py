@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sprec_ray.cluster.stages.preference_groups import Pairing, needs_rollouts
+from sprec_ray.cluster.stages.preference_groups import PreferenceGroups, needs_rollouts
 from sprec_ray.config.load import load_config
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import render_response
@@ -34,8 +34,8 @@ def scores(histories: Sequence[Sequence[str]]) -> np.ndarray:
 def reject(*arguments: str, rollouts: Mapping[str, Rollout] | None = None) -> list[PreferenceGroup]:
     data: Any = SimpleNamespace(catalog=CATALOG, popularity=Counter({"Dune": 5, "Ulysses": 2}))
     recommender: Any = SimpleNamespace(scores=scores)
-    pairing = Pairing(load_config(arguments), data, embed=lambda: embed, recommender=lambda: recommender)
-    return pairing.groups(0, EXAMPLES, rollouts or {})[0]
+    maker = PreferenceGroups(load_config(arguments), data, embed=lambda: embed, recommender=lambda: recommender)
+    return maker.make(0, EXAMPLES, rollouts or {})[0]
 
 
 def test_all_negatives_replaced_are_random_negatives() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sprec_ray.cluster.stages.run_data import RunData
-from sprec_ray.cluster.stages.title_evaluator import Evaluator
+from sprec_ray.cluster.stages.title_evaluator import TitleEvaluator
 from sprec_ray.config.run import RunConfig
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.metrics.table import METRICS
@@ -26,7 +26,7 @@ def unused(*_: object) -> None:
 
 
 @pytest.fixture
-def evaluator(tmp_path: Path) -> Evaluator:
+def evaluator(tmp_path: Path) -> TitleEvaluator:
     data = tmp_path / "data"
     Catalog(titles=TITLES, genres=GENRES).write(data / "catalog.json")
     for split in ("train", "test"):
@@ -37,10 +37,10 @@ def evaluator(tmp_path: Path) -> Evaluator:
         write_text(data / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     read = RunData(data, "test", read=lambda path: [Example(**row) for row in map(json.loads, path.open())])
     config = RunConfig()
-    return Evaluator(config, read, read.measured, model_path=unused, embed=unused, adjustment=unused)
+    return TitleEvaluator(config, read, read.measured, model_path=unused, embed=unused, adjustment=unused)
 
 
-def test_the_scoring_job_repeats_every_metric(evaluator: Evaluator, tmp_path: Path) -> None:
+def test_the_scoring_job_repeats_every_metric(evaluator: TitleEvaluator, tmp_path: Path) -> None:
     rollouts = [
         Rollout(
             example_id=str(row),

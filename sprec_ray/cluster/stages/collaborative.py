@@ -11,7 +11,7 @@ import numpy as np
 from sprec_ray.cluster.stages.candidates_evaluator import CandidatesEvaluator
 from sprec_ray.cluster.stages.run_data import RunData
 from sprec_ray.cluster.stages.stage_keeper import StageKeeper
-from sprec_ray.cluster.stages.title_evaluator import Evaluator
+from sprec_ray.cluster.stages.title_evaluator import TitleEvaluator
 from sprec_ray.config.run import RunConfig
 from sprec_ray.data.sources.source import SPLITS
 from sprec_ray.recommenders.fit import fit_recommender
@@ -24,7 +24,7 @@ RECOMMENDER = "collaborative"
 """The stage of the collaborative model, and the label of its evaluation."""
 
 
-class Recommending:
+class Collaborative:
     """Trains and measures the collaborative model of a run, here in the driver: it is small."""
 
     def __init__(self, config: RunConfig, folder: Path, data: RunData, keeper: StageKeeper, clock: Clock) -> None:
@@ -63,7 +63,7 @@ class Recommending:
                     np.save(stage.path / f"{split}.npy", scores_BI, allow_pickle=False)
         return stage.path
 
-    def evaluate(self, evaluations: Path, evaluator: Evaluator | CandidatesEvaluator) -> EvalResult:
+    def evaluate(self, evaluations: Path, evaluator: TitleEvaluator | CandidatesEvaluator) -> EvalResult:
         """The metrics of the model alone."""
         stage = Stage(evaluations / RECOMMENDER)
         if not self._keeper.is_done(stage):
