@@ -240,16 +240,8 @@ class RunConfig:
             ("preference.label_smoothing", preference.label_smoothing and preference.loss != "rosepo", "loss=rosepo"),
             ("preference.margin", preference.margin and preference.loss != "simpo", "preference.loss=simpo"),
             ("evaluation.gamma", evaluation.gamma != 1 and evaluation.adjustment == "none", "evaluation.adjustment"),
-            (
-                "selfplay.random_ratio",
-                selfplay.random_ratio and not selfplay.asks_the_policy,
-                "selfplay.negatives=beam",
-            ),
-            (
-                "selfplay.exclude_history",
-                selfplay.exclude_history and not selfplay.asks_the_policy,
-                "selfplay.negatives=beam",
-            ),
+            ("selfplay.random_ratio", selfplay.random_ratio and draws, "selfplay.negatives=beam"),
+            ("selfplay.exclude_history", selfplay.exclude_history and draws, "selfplay.negatives=beam"),
         )
         for key, is_idle, needed in without_effect:
             if is_idle:

@@ -105,7 +105,10 @@ def test_an_unknown_key_of_a_file_is_named(tmp_path: Path) -> None:
         ("preference.beta=0", "preference.beta=0: input should be greater than 0"),
         ("preference.beta=.inf", "preference.beta=inf: input should be a finite number"),
         ("preference.learning_rate=fast", "preference.learning_rate='fast': input should be a valid number"),
-        ("preference.loss=dp0", "preference.loss='dp0': input should be 'dpo', 'softmax_dpo', 'dmpo', 'dmpo_pairs'"),
+        (
+            "preference.loss=dp0",
+            "preference.loss='dp0': input should be 'dpo', 'rosepo', 'ipo', 'simpo', 'softmax_dpo'",
+        ),
         ("selfplay.random_ratio=1.5", "selfplay.random_ratio=1.5: input should be less than or equal to 1"),
         ("sft.num_epochs=2.5", "sft.num_epochs=2.5: input should be a valid integer"),
         ("training.zero_stage=4", "training.zero_stage=4: input should be 0, 1, 2 or 3"),
