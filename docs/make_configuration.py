@@ -80,8 +80,17 @@ WITHOUT_SENTENCE = {
     "SelfPlayConfig.num_iterations": "Iterations of SFT and preference training.",
     "EvaluationConfig.k": "Places of the ranked list that are measured.",
     "EvaluationConfig.sentence_model": "The model of `grounding=sentence`.",
-    "RunConfig.output_dir": "Folder of all runs.",
-    "RunConfig.seed": "Samples, shuffling, dropout, fresh adapters and random negatives derive from it.",
+    "CollaborativeConfig.hidden_size": "Width of the item embeddings and the states.",
+    "CollaborativeConfig.num_layers": "Layers, of networks that have several.",
+    "CollaborativeConfig.num_heads": "Attention heads, of networks with attention.",
+    "CollaborativeConfig.dropout": "In training.",
+    "CollaborativeConfig.num_negatives": "Uniform items beside each target of `bce`.",
+    "CollaborativeConfig.learning_rate": "Of Adam.",
+    "CollaborativeConfig.weight_decay": "Of Adam.",
+    "CollaborativeConfig.batch_size": "Rows of a step, each with all its targets.",
+    "CollaborativeConfig.num_epochs": "Passes over the rows at most.",
+    "RunConfig.output_dir": "Folder of all runs, or an address such as `s3://BUCKET/PREFIX`.",
+    "RunConfig.seed": "Examples of an iteration, shuffling, dropout, fresh adapters and negatives derive from it.",
 }
 """Meanings of fields that have no sentence in the code."""
 

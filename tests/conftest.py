@@ -3,20 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from sprec_ray.cluster.engines.kept import KeptEngines
+    from tests.fixture_types import Train
 
 RAW = Path(__file__).parent / "assets" / "raw"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs Ray as slow, whether it says so or not, and say what shares engines or a Ray.
+
+    Side by side (``-n 2``), tests of a group run in one process, and the longest group begins first.
+    """
+    groups = {item: _group(item) for item in items}
+    for item, group in groups.items():
+        if group == "ray":
+            item.add_marker("slow")
+        item.add_marker(pytest.mark.xdist_group(group))
+    if hasattr(config, "workerinput"):
+        order = {"ray": 0, "end_to_end": 1}
+        items.sort(key=lambda item: order.get(groups[item].partition("/")[0], 2))
+
+
+def _group(item: pytest.Item) -> str:
+    if "ray_session" in getattr(item, "fixturenames", ()):
+        return "ray"
+    folder, *rest = item.path.relative_to(Path(__file__).parent).parts
+    return f"{folder}/{rest[0]}" if folder == "end_to_end" else folder
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One local Ray with two CPUs for the whole test session."""
+    """One local Ray for the whole test session; its CPUs are bookkeeping: two for kept engines, two for others."""
     import ray
 
     ray.init(
-        num_cpus=2,
+        num_cpus=4,
         include_dashboard=False,
         logging_level="WARNING",
         log_to_driver=False,
@@ -24,6 +52,24 @@ def ray_session() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def kept(ray_session: None) -> Iterator[KeptEngines]:
+    """Engines that one run leaves to the next, as in a sweep: to launch them takes longer than these runs compute."""
+    from sprec_ray.cluster.engines.kept import KeptEngines
+
+    kept = KeptEngines()
+    yield kept
+    kept.close()
+
+
+@pytest.fixture(scope="session")
+def train(kept: KeptEngines) -> Train:
+    """``train_selfplay`` with the kept engines; not for runs that fail, which would leave dead ones."""
+    from sprec_ray.cluster.runs.run import train_selfplay
+
+    return partial(train_selfplay, kept=kept)
 
 
 @pytest.fixture

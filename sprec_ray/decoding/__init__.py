@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = hand_on(
         "catalog.request": "CatalogSearch",
         "catalog.search": "Found search_catalog",
         "catalog.trie": "Trie build_trie",
-        "engines.decoder": "Decoder",
+        "engines.protocol": "Decoder",
         "engines.decoder_model": "DecoderModel",
         "engines.make": "make_decoder resolve_engine",
     },

@@ -11,13 +11,13 @@ import numpy as np
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.prompts import parse_response
 from sprec_ray.evaluation.grounding import Embedder, ground_texts, text_to_ground
+from sprec_ray.metrics.compute import Rows, compute_metrics
 from sprec_ray.metrics.content import genre_sets, word_counts
 from sprec_ray.metrics.diversity import recommendation_counts
 from sprec_ray.metrics.exposure import popularity_groups
 from sprec_ray.metrics.genres import genre_gaps, genre_weights
 from sprec_ray.metrics.kinds import CatalogTables, GenreCounting, Recommendations
 from sprec_ray.metrics.places import Ints
-from sprec_ray.metrics.table import Rows, compute_metrics
 from sprec_ray.types import EvalResult
 
 NUM_TOP_ITEMS = 10

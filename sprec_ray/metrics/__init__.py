@@ -5,7 +5,7 @@ from sprec_ray.lazy import hand_on
 __getattr__, __dir__, __all__ = hand_on(
     __name__,
     {
-        "table": "METRICS compute_metrics",
+        "compute": "METRICS compute_metrics",
         "kinds": "CatalogTables Recommendations",
         "significance": "paired_bootstraps",
         "scores": "rank_scores",

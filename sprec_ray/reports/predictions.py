@@ -10,10 +10,7 @@ from typing import Any
 
 from sprec_ray.config.addresses import lasting
 from sprec_ray.data.catalog import Catalog
-from sprec_ray.data.prompts import parse_response
-from sprec_ray.data.sources.raw_files import find_file, read_json_rows, read_json_value
-from sprec_ray.data.sources.source import one_line
-from sprec_ray.data.sources.sprec import genre_names, repair_mojibake, split_titles
+from sprec_ray.data.sources.raw_files import read_json_value
 from sprec_ray.evaluation.evaluate import (
     EvaluationTask,
     Ranking,
@@ -23,27 +20,25 @@ from sprec_ray.evaluation.evaluate import (
     recommendations,
 )
 from sprec_ray.evaluation.grounding import Embedder, sentence_embedder, text_to_ground
+from sprec_ray.metrics.compute import compute_metrics
 from sprec_ray.metrics.diversity import NUM_OVER_RECOMMENDED, recommendation_counts
-from sprec_ray.metrics.table import compute_metrics
+from sprec_ray.reports.prediction_file import (
+    Predictions,
+    named_file,
+    read_popularity,
+    read_predictions,
+    read_sprec_catalog,
+    resolve_title,
+)
 from sprec_ray.reports.tables import format_table
 from sprec_ray.storage.artifacts import write_json
-from sprec_ray.types import EvalResult, Item
+from sprec_ray.types import EvalResult
 
 USAGE = "predictions=FILE catalog=DIR [grounded=FILE] [embedding=MODEL_OR_PATH] [k=1,5] out=FILE"
 _KEYS = ("predictions", "catalog", "grounded", "embedding", "k", "out")
 
 MOST_PLACES = 1000
 """Ready lists may be shorter than k, and so may a small catalogue; beyond this k is a slip."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Predictions:
-    """The rows of a prediction file, and what was odd about them."""
-
-    targets: tuple[str, ...]
-    histories: tuple[tuple[str, ...], ...]
-    generated: tuple[str, ...]
-    counts: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +83,7 @@ def score_predictions(
         notes.append(f"Popularity groups and ARP are undefined: {folder} holds no popularity.json.")
     if max(ks) > max(len(titles), MOST_PLACES):
         raise ValueError(f"k={max(ks)} exceeds the catalogue's {len(titles)} titles; ask for fewer places")
-    rows = read_predictions(_file("predictions", predictions), titles)
+    rows = read_predictions(named_file("predictions", predictions), titles)
     task = EvaluationTask(
         targets=rows.targets,
         histories=rows.histories,
@@ -97,7 +92,7 @@ def score_predictions(
         popularity=popularity,
         ks=ks,
     )
-    lists = None if grounded is None else _read_lists(_file("grounded", grounded), rows, titles)
+    lists = None if grounded is None else _read_lists(named_file("grounded", grounded), rows, titles)
     ranking = _rank(lists, embedding, rows, task)
     result = evaluate_ranking("predictions", ranking, task, generated=rows.generated)
     published = compute_metrics(recommendations(ranking.ranked_BK, task), ks, rows="published")
@@ -124,82 +119,6 @@ def write_scores(arguments: Sequence[str]) -> str:
     )
 
 
-def read_sprec_catalog(folder: Path) -> tuple[Catalog, tuple[str, ...], list[str]]:
-    """The catalogue, the kept genres (none when a genre file is missing) and notes on what is missing."""
-    if not folder.is_dir():
-        raise ValueError(f"catalog={folder} is not a folder; it must hold id2name.json (SPRec's eval/<dataset>)")
-    names = find_file(folder, "id2name.json")
-    if names is None:
-        raise ValueError(f"catalog={folder} holds no id2name.json[.gz]; pass SPRec's eval/<dataset> folder")
-    paths = {name: find_file(folder, name) for name in ("name2genre.json", "genre_dict.json")}
-    missing = [name for name, path in paths.items() if path is None]
-    tables = {name: _object(path) for name, path in paths.items() if path is not None}
-    genres = tables.get("name2genre.json", {})
-    catalog = Catalog.from_items(
-        Item(item_id=item_id, title=one_line(str(title)), genres=genre_names(genres.get(title)))
-        for item_id, title in _object(names).items()
-    )
-    if not len(catalog):
-        raise ValueError(f"{names} lists no title; pass SPRec's eval/<dataset> folder")
-    if missing:
-        return catalog, (), [f"MGU and DGU are undefined: {folder} holds no {' and no '.join(missing)}."]
-    kept = tuple(tables["genre_dict.json"])
-    return catalog, kept, [] if kept else [f"MGU and DGU are undefined: {paths['genre_dict.json']} lists no genre."]
-
-
-def read_popularity(folder: Path) -> dict[str, int]:
-    """Training events per title, of ``popularity.json``; none without the file, ValueError for what is no count."""
-    path = find_file(folder, "popularity.json")
-    events = {} if path is None else _object(path)
-    wrong = next((title for title, count in events.items() if type(count) is not int or count < 0), None)
-    if wrong is not None:
-        raise ValueError(f"{path}: {wrong!r} must have a whole number of training events, not {events[wrong]!r}")
-    return events
-
-
-def read_predictions(path: Path, catalog: Catalog) -> Predictions:
-    """The rows of a prediction file; ValueError names the row that has no ``input``, ``output`` or ``predict``."""
-    rows = read_json_rows(path, columns=("input", "output"))
-    targets, histories, generated = [], [], []
-    num_repaired = num_empty = num_several = 0
-
-    def resolve(title: str) -> str:
-        nonlocal num_repaired
-        resolved = _resolve(title, catalog)
-        num_repaired += resolved != title
-        return resolved
-
-    for number, row in enumerate(rows, start=1):
-        if row.get("candidates"):
-            raise ValueError(
-                f"{path}, row {number}: the prompt lists candidates, which this job would read as its history; the "
-                "report of the run that wrote the file has their metrics"
-            )
-        texts = row.get("predict")
-        texts = [texts] if isinstance(texts, str) else texts
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{path}, row {number}: 'predict' must be a list of texts; is this a prediction file?")
-        text = texts[0] if texts else ""
-        num_empty += not text.strip()
-        num_several += len(texts) > 1
-        quoted = row["input"][row["input"].find('"') + 1 : max(row["input"].rfind('"'), 0)]
-        histories.append(tuple(resolve(title) for title in split_titles(quoted, catalog.genres) if title))
-        output = row["output"].strip()
-        targets.append(resolve(parse_response(output) or output))
-        title = text_to_ground(text)
-        generated.append(text.replace(title, resolve(title), 1))
-    return Predictions(
-        targets=tuple(targets),
-        histories=tuple(histories),
-        generated=tuple(generated),
-        counts={
-            "num_empty_predictions": num_empty,
-            "num_rows_with_several_predictions": num_several,
-            "num_repaired_titles": num_repaired,
-        },
-    )
-
-
 def _parse(arguments: Sequence[str]) -> dict[str, str]:
     options: dict[str, str] = {}
     for argument in arguments:
@@ -218,25 +137,6 @@ def _places(text: str) -> tuple[int, ...]:
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"k={text} must be whole numbers from 1, separated by commas, for example k=1,5")
     return tuple(sorted({int(part) for part in parts}))
-
-
-def _file(key: str, name: str | Path) -> Path:
-    path = Path(name)
-    if not path.is_file():
-        raise ValueError(f"{key}={path} does not exist; name the file, with its .gz when it is compressed")
-    return path
-
-
-def _object(path: Path) -> dict[str, Any]:
-    value = read_json_value(path)
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected one object, found {type(value).__name__}")
-    return value
-
-
-def _resolve(title: str, catalog: Catalog) -> str:
-    repaired = None if title in catalog else repair_mojibake(title)
-    return repaired if repaired is not None and repaired in catalog else title
 
 
 def _rank(
@@ -270,7 +170,7 @@ def _read_lists(path: Path, predictions: Predictions, catalog: Catalog) -> list[
     for number, titles in enumerate(lists, start=1):
         if not isinstance(titles, list) or not all(isinstance(title, str) for title in titles):
             raise ValueError(f"{path}, row {number}: expected a list of titles")
-    return [[_resolve(title, catalog) for title in titles] for titles in lists]
+    return [[resolve_title(title, catalog) for title in titles] for titles in lists]
 
 
 def _load_embedder(name: str) -> Embedder:

@@ -1,14 +1,17 @@
 """A run small enough to repeat: every engine real, every stage in its place, seconds of compute."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from sprec_ray.cluster.runs.run import RunOutcome, train_selfplay
 from sprec_ray.config.load import load_config
 from sprec_ray.config.run import RunConfig
 from sprec_ray.storage.artifacts import read_json
+from tests.fixture_types import Make, Train
+
+LONG_SFT = "sft.num_epochs=60"
 
 TINY = """
 data: {source: demo, noun: book, template: short, num_train: 48, num_valid: 8, num_test: 16,
@@ -36,13 +39,16 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared by all runs of the session, so that the small Llama is pre-trained once."""
-    return tmp_path_factory.mktemp("runs")
+def output_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Shared by all runs of the session, so that the small Llama is pre-trained once: also by runs side by side."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "runs"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_file: Path, output_dir: Path) -> Callable[..., RunConfig]:
+def tiny(tiny_file: Path, output_dir: Path) -> Make:
     def make(name: str, *overrides: str) -> RunConfig:
         return load_config([str(tiny_file), f"output_dir={output_dir}", f"name={name}", *overrides])
 
@@ -50,8 +56,28 @@ def tiny(tiny_file: Path, output_dir: Path) -> Callable[..., RunConfig]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(ray_session: None, tiny: Callable[..., RunConfig]) -> RunOutcome:
-    return train_selfplay(tiny("undisturbed"))
+def made(request: pytest.FixtureRequest, output_dir: Path) -> Train:
+    """A finished run: made here, or taken from where tests that run side by side have made it, without a Ray."""
+
+    def make(config: RunConfig) -> RunOutcome:
+        with FileLock(output_dir / f".{config.name}.lock"):
+            if (output_dir / config.name / "results.json").is_file():
+                return train_selfplay(config)
+            train: Train = request.getfixturevalue("train")
+            return train(config)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def undisturbed(made: Train, tiny: Make) -> RunOutcome:
+    return made(tiny("undisturbed"))
+
+
+@pytest.fixture(scope="session")
+def long_sft(made: Train, tiny: Make) -> Path:
+    """The folder of a run whose first SFT is long enough to be interrupted."""
+    return made(tiny("long-sft", LONG_SFT)).report.parent
 
 
 @pytest.fixture(scope="session")

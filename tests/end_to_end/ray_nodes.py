@@ -17,6 +17,12 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 COMMON = ["--disable-usage-stats", f"--object-store-memory={100 * 2**20}"]
+SOON_MISSED = {
+    "RAY_health_check_initial_delay_ms": "0",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""A node that was lost is known to be lost within seconds."""
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -134,7 +140,7 @@ def ray_nodes(*head_options: str, host: str = "127.0.0.1", **variables: str) -> 
     address = f"{host}:{free_port()}"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-    environment |= {"RAY_ADDRESS": address, **variables}
+    environment |= {"RAY_ADDRESS": address, **SOON_MISSED, **variables}
     nodes = RayNodes(environment, address)
     nodes.start(*head_options)
     try:

@@ -1,19 +1,18 @@
 """A run whose prompts list candidates, from raw interactions to its table: S-DPO, and SPRec on the same prompts."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 
-from sprec_ray.cluster.runs.run import RunOutcome, evaluate_on_valid, train_selfplay
-from sprec_ray.config.run import RunConfig
+from sprec_ray.cluster.engines.kept import KeptEngines
+from sprec_ray.cluster.runs.run import RunOutcome, evaluate_on_valid
 from sprec_ray.reports.tables import format_table
 from sprec_ray.storage.artifacts import read_json, read_rows
 from sprec_ray.types import Example, PreferenceGroup
+from tests.fixture_types import Make, Train
 
 pytestmark = pytest.mark.slow
 
-Make = Callable[..., RunConfig]
 CANDIDATES = (
     *("data.task=candidates", "data.num_candidates=5", "model.max_prompt_tokens=240", "decoding.search=free"),
     *("model.scratch.num_epochs=20", "selfplay.num_negatives=3", "preference.loss=softmax_dpo", "share_stages=true"),
@@ -22,8 +21,8 @@ S_DPO = (*CANDIDATES, "selfplay.negatives=random", "selfplay.sft=false")
 
 
 @pytest.fixture(scope="module")
-def s_dpo(ray_session: None, tiny: Make) -> RunOutcome:
-    return train_selfplay(tiny("s-dpo", *S_DPO))
+def s_dpo(train: Train, tiny: Make) -> RunOutcome:
+    return train(tiny("s-dpo", *S_DPO))
 
 
 def test_a_run_measures_answers_under_both_rules_and_the_ranking(s_dpo: RunOutcome) -> None:
@@ -60,15 +59,17 @@ def test_negatives_and_prompts_are_of_the_rows_own_candidates(s_dpo: RunOutcome)
     assert prediction["candidates"][0] in prediction["input"]
 
 
-def test_a_finished_run_does_nothing_and_is_measured_on_the_validation_rows(s_dpo: RunOutcome, tiny: Make) -> None:
+def test_a_finished_run_does_nothing_and_is_measured_on_the_validation_rows(
+    s_dpo: RunOutcome, train: Train, kept: KeptEngines, tiny: Make
+) -> None:
     config = tiny("s-dpo", *S_DPO)
-    assert train_selfplay(config).was_finished
-    assert evaluate_on_valid(config)[0].counts["num_rows"] == 8
+    assert train(config).was_finished
+    assert evaluate_on_valid(config, kept=kept)[0].counts["num_rows"] == 8
 
 
-def test_another_number_of_negatives_shares_what_comes_before(s_dpo: RunOutcome, tiny: Make) -> None:
+def test_another_number_of_negatives_shares_what_comes_before(s_dpo: RunOutcome, train: Train, tiny: Make) -> None:
     """One negative is DPO; its groups are the beginnings of those with three."""
-    outcome = train_selfplay(tiny("dpo-candidates", *S_DPO, "selfplay.num_negatives=1"))
+    outcome = train(tiny("dpo-candidates", *S_DPO, "selfplay.num_negatives=1"))
     folders = [run.report.parent for run in (s_dpo, outcome)]
     assert (folders[1] / "sft" / "shared.json").is_file()
     assert outcome.results[1] == s_dpo.results[1]
@@ -76,7 +77,9 @@ def test_another_number_of_negatives_shares_what_comes_before(s_dpo: RunOutcome,
     assert [group.rejected[:1] for group in three] == [group.rejected for group in one]
 
 
-def test_self_play_rejects_the_policys_own_answers_to_the_candidates(s_dpo: RunOutcome, tiny: Make) -> None:
-    outcome = train_selfplay(tiny("sprec-candidates", *CANDIDATES, "selfplay.num_negatives=1"))
+def test_self_play_rejects_the_policys_own_answers_to_the_candidates(
+    s_dpo: RunOutcome, train: Train, tiny: Make
+) -> None:
+    outcome = train(tiny("sprec-candidates", *CANDIDATES, "selfplay.num_negatives=1"))
     groups = read_rows(outcome.report.parent / "iteration-0" / "groups" / "groups.jsonl", PreferenceGroup)
     assert all(group.candidates and group.rejected != (group.chosen,) for group in groups)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from jobs import compare
-from sprec_ray.cluster.runs.run import train_selfplay
 from sprec_ray.cluster.stages.sharing import origin
 from sprec_ray.cluster.studies.comparing import CompareOutcome, compare_methods
 from sprec_ray.config.compare import load_comparison
-from sprec_ray.config.run import ConfigError, RunConfig
+from sprec_ray.config.run import ConfigError
 from sprec_ray.reports.compare.results import read_comparison
 from sprec_ray.reports.compare.tables import table_columns
 from sprec_ray.storage.artifacts import read_json
+from tests.fixture_types import Make, Train
 
 pytestmark = pytest.mark.slow
 
@@ -112,9 +111,9 @@ def test_a_run_alone_costs_what_was_shared_too(compared: CompareOutcome) -> None
 
 
 def test_a_run_of_the_comparison_is_the_run_alone(
-    compared: CompareOutcome, runs: Path, tiny: Callable[..., RunConfig]
+    compared: CompareOutcome, runs: Path, train: Train, tiny: Make
 ) -> None:
-    alone = train_selfplay(tiny("alone-compared", "preference.reference=pre_sft", "seed=1")).report.parent
+    alone = train(tiny("alone-compared", "preference.reference=pre_sft", "seed=1")).report.parent
     for stage in ("sft", "iteration-0/preference"):
         file = Path(stage) / "adapter_model.safetensors"
         assert (alone / file).read_bytes() == (runs / "sprec-1" / file).read_bytes()

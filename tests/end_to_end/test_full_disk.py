@@ -3,14 +3,14 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sprec_ray.cluster.runs.run import RunOutcome, train_selfplay
-from sprec_ray.config.run import RunConfig
 from sprec_ray.storage.artifacts import MARKER, Stage
+from tests.fixture_types import Make, Train
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_when_there_is_room(
-    small_disk: Path, output_dir: Path, tiny: Callable[..., RunConfig], undisturbed: RunOutcome
+    small_disk: Path, output_dir: Path, tiny: Make, train: Train, undisturbed: RunOutcome
 ) -> None:
     config = tiny("full", f"output_dir={small_disk}", "training.save_steps=1", "decoding.chunk_size=8")
     for cached in (output_dir / "cache").glob("model-*"):
@@ -51,6 +51,6 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_when_there_is_room(
         assert not [file for file in folder.rglob(".*") if file.name != ".lock" and "ray-train" not in file.parts]
     assert len(errors) >= 2
     assert all("No space left on device" in error and str(small_disk) in error for error in errors), errors
-    outcome = train_selfplay(config)
+    outcome = train(config)
     adapter = Path("iteration-0") / "preference" / "adapter_model.safetensors"
     assert (outcome.report.parent / adapter).read_bytes() == (undisturbed.report.parent / adapter).read_bytes()

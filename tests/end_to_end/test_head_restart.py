@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from sprec_ray.cluster.runs.run import train_selfplay
-from sprec_ray.config.run import RunConfig
 from sprec_ray.storage.artifacts import MARKER, PARTIAL, read_json
+from tests.end_to_end.conftest import LONG_SFT
 from tests.end_to_end.ray_nodes import kill_tree, ray_nodes
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+pytestmark = pytest.mark.slow
 
-SETTINGS = ("training.save_steps=2", "sft.num_epochs=60", "evaluation.base=false")
+SETTINGS = ("training.save_steps=2", LONG_SFT, "evaluation.base=false")
 ADAPTER = Path("iteration-0") / "preference" / "adapter_model.safetensors"
 
 
 def test_a_run_goes_on_after_the_head_was_restarted(
-    tiny_file: Path, tiny: Callable[..., RunConfig], output_dir: Path, tmp_path: Path
+    tiny_file: Path, output_dir: Path, long_sft: Path, tmp_path: Path
 ) -> None:
     """The head dies in the middle of the SFT, with the driver on the same machine, as at a loss of power."""
-    expected = train_selfplay(tiny("head-alive", *SETTINGS))
     arguments = [str(tiny_file), f"output_dir={output_dir}", "name=head-lost", *SETTINGS]
     folder = output_dir / "head-lost"
     state = folder / "sft" / PARTIAL / "state.safetensors"
@@ -40,7 +37,7 @@ def test_a_run_goes_on_after_the_head_was_restarted(
         again = cluster.run("jobs.train_selfplay", *arguments)
         assert again.returncode == 0, again.stderr[-3000:]
     assert read_json(folder / "sft" / MARKER)["summary"]["num_resumed_steps"] > 0
-    assert (folder / ADAPTER).read_bytes() == (expected.report.parent / ADAPTER).read_bytes()
+    assert (folder / ADAPTER).read_bytes() == (long_sft / ADAPTER).read_bytes()
 
 
 def wait_for(file: Path, job: subprocess.Popen[bytes]) -> None:

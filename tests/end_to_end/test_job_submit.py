@@ -4,6 +4,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -98,59 +99,34 @@ def train(tiny_file: Path, output_dir: Path, name: str) -> list[str]:
     return [sys.executable, "-m", "jobs.train_selfplay", str(tiny_file), f"output_dir={output_dir}", f"name={name}"]
 
 
-def test_the_main_job_runs_under_ray_job_submit_and_a_wrong_token_is_refused(
-    cluster: dict[str, str], tiny_file: Path, output_dir: Path
-) -> None:
-    """Its log is lines, not redrawn bars; neither the log nor the run holds a secret of the environment."""
-    command = train(tiny_file, output_dir, "job")
-    done = submit(cluster, *command)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "succeeded" in done.stdout + done.stderr
-    assert f"Report: {output_dir / 'job' / 'report.html'}" in done.stdout
-    assert (output_dir / "job" / "report.html").is_file()
-    assert re.search(r"sft: step \d+ of \d+, loss \d", done.stdout)
-    assert "\r" not in done.stdout
-    leaves = [done.stdout, done.stderr]
-    leaves += [path.read_text(errors="ignore") for path in (output_dir / "job").rglob("*") if path.is_file()]
-    for name in ("RAY_AUTH_TOKEN", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"):
-        assert not any(cluster[name] in text for text in leaves), name
-    refused = submit({**cluster, "RAY_AUTH_TOKEN": "0" * 32}, *command)
-    assert refused.returncode != 0
-    assert "nauthorized" in refused.stdout + refused.stderr or "nvalid" in refused.stdout + refused.stderr
-
-
 def test_jobs_run_from_another_directory_with_the_package_sent_along(
     cluster: dict[str, str], home: Path, tiny_file: Path, tmp_path: Path
 ) -> None:
-    """The working directory holds a configuration and nothing else; relative results are below the home directory."""
+    """The working directory holds a configuration and nothing else; relative results are below the home directory.
+
+    Three jobs in one submission; the last of them is mistaken, and its exit code is the submission's.
+    """
     (tmp_path / "mine.yaml").write_text(tiny_file.read_text())
-    modules = {"py_modules": [str(REPOSITORY / "sprec_ray"), str(REPOSITORY / "jobs")]}
-    options = ("--working-dir", ".", "--runtime-env-json", json.dumps(modules), "--")
-    python = [sys.executable, "-P", "-m"]  # nothing of the directory it is started in, only what was sent
-    prepared = ray_cli(
-        cluster, "job", "submit", *options, *python, "jobs.prepare_data", "mine.yaml", "name=mine", cwd=tmp_path
-    )
-    assert prepared.returncode == 0, prepared.stdout[-2000:] + prepared.stderr[-2000:]
-    data = home / "sprec_ray" / "runs" / "mine" / "data"
-    assert (data / MARKER).is_file()
-    assert f"Data: {data}" in prepared.stdout
-    planned = ray_cli(
-        cluster, "job", "submit", *options, *python, "jobs.plan_memory", "mine.yaml", "gpu_memory_gib=24", cwd=tmp_path
-    )
-    assert planned.returncode == 0, planned.stdout[-2000:] + planned.stderr[-2000:]
     (tmp_path / "id2name.json").write_text('{"0": "Dune", "1": "Emma"}')
     (tmp_path / "predictions.json").write_text('[{"input": "Dune", "output": "Emma", "predict": ["Emma"]}]')
-    files = ["predictions=predictions.json", "catalog=.", "k=1", "out=metrics.json"]
-    scored = ray_cli(cluster, "job", "submit", *options, *python, "jobs.score_predictions", *files, cwd=tmp_path)
-    assert scored.returncode == 0, scored.stdout[-2000:] + scored.stderr[-2000:]
-    assert f"Written to {home / 'sprec_ray' / 'metrics.json'}" in scored.stdout
-    mistaken = ray_cli(
-        cluster, "job", "submit", *options, *python, "jobs.evaluate", "mine.yaml", "name=never", cwd=tmp_path
+    jobs = (
+        "jobs.prepare_data mine.yaml name=mine",
+        "jobs.score_predictions predictions=predictions.json catalog=. k=1 out=metrics.json",
+        "jobs.evaluate mine.yaml name=never",
     )
-    assert mistaken.returncode == 1  # Ray's own; the job's code is in the message
-    assert "failed with exit code 2" in mistaken.stdout + mistaken.stderr
-    assert "does not exist; run jobs.train_selfplay with the same arguments first" in mistaken.stdout
-    assert "Traceback" not in mistaken.stdout
+    # -P: nothing of the directory it is started in, only what was sent
+    script = " && ".join(f"{sys.executable} -P -m {job}" for job in jobs)
+    modules = {"py_modules": [str(REPOSITORY / "sprec_ray"), str(REPOSITORY / "jobs")]}
+    options = ("--working-dir", ".", "--runtime-env-json", json.dumps(modules), "--")
+    done = ray_cli(cluster, "job", "submit", *options, "bash", "-c", shlex.quote(script), cwd=tmp_path)
+    data = home / "sprec_ray" / "runs" / "mine" / "data"
+    assert (data / MARKER).is_file(), done.stdout[-2000:] + done.stderr[-2000:]
+    assert f"Data: {data}" in done.stdout
+    assert f"Written to {home / 'sprec_ray' / 'metrics.json'}" in done.stdout
+    assert done.returncode == 1  # Ray's own; the job's code is in the message
+    assert "failed with exit code 2" in done.stdout + done.stderr
+    assert "does not exist; run jobs.train_selfplay with the same arguments first" in done.stdout
+    assert "Traceback" not in done.stdout
 
 
 def left_alive(cluster: dict[str, str], kind: str, dead: str) -> list[str]:
@@ -162,10 +138,14 @@ def left_alive(cluster: dict[str, str], kind: str, dead: str) -> list[str]:
     return [json.dumps(row) for row in rows if row.get("class_name") not in RAY_DATA_KEEPS]
 
 
-def test_a_stopped_job_leaves_nothing_behind_and_ends_with_the_same_adapter_when_submitted_again(
+def test_a_stopped_job_leaves_nothing_behind_and_goes_on_when_submitted_again(
     cluster: dict[str, str], tiny_file: Path, output_dir: Path, undisturbed: RunOutcome
 ) -> None:
+    """Its log is lines, not redrawn bars; neither the log nor the run holds a secret of the environment."""
     command = train(tiny_file, output_dir, "stopped")
+    refused = submit({**cluster, "RAY_AUTH_TOKEN": "0" * 32}, *command)
+    assert refused.returncode != 0
+    assert "nauthorized" in refused.stdout + refused.stderr or "nvalid" in refused.stdout + refused.stderr
     started = ray_cli(
         cluster, "job", "submit", "--no-wait", "--submission-id", "stopped", "--working-dir", ".", "--", *command
     )
@@ -187,4 +167,13 @@ def test_a_stopped_job_leaves_nothing_behind_and_ends_with_the_same_adapter_when
     assert [path for path in folder.rglob(".*") if path.name != ".lock" and "ray-train" not in path.parts] == []
     again = submit(cluster, *command)
     assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-2000:]
+    assert "succeeded" in again.stdout + again.stderr
+    assert f"Report: {folder / 'report.html'}" in again.stdout
+    assert (folder / "report.html").is_file()
+    assert re.search(r"sft: step \d+ of \d+, loss \d", again.stdout)
+    assert "\r" not in again.stdout
+    leaves = [log, again.stdout, again.stderr]
+    leaves += [path.read_text(errors="ignore") for path in folder.rglob("*") if path.is_file()]
+    for name in ("RAY_AUTH_TOKEN", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"):
+        assert not any(cluster[name] in text for text in leaves), name
     assert (folder / ADAPTER).read_bytes() == (undisturbed.report.parent / ADAPTER).read_bytes()

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sprec_ray.cluster.runs.run import train_selfplay
-from sprec_ray.config.run import RunConfig
 from sprec_ray.storage.artifacts import MARKER, PARTIAL, read_json
+from tests.end_to_end.conftest import LONG_SFT
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_S = 300
@@ -63,14 +62,17 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def test_a_killed_job_leaves_no_process_and_goes_on_with_the_same_bits_when_started_again(
-    tiny_file: Path, output_dir: Path, tiny: Callable[..., RunConfig]
+    tiny_file: Path, output_dir: Path, long_sft: Path
 ) -> None:
-    """Killed in the middle of the SFT, then in the middle of decoding: what was done is not done again."""
+    """Killed in the middle of the SFT, then in the middle of decoding: what was done is not done again.
+
+    Two helpers of a Ray whose head is dead try for a minute to tell it so: they are waited for at the end.
+    """
     folder = output_dir / "killed"
-    often = ["training.save_steps=2", "sft.num_epochs=60", "decoding.chunk_size=2"]
-    undisturbed = train_selfplay(tiny("not-killed", *often))
+    often = ["training.save_steps=2", LONG_SFT, "decoding.chunk_size=2"]
     state = folder / "sft" / PARTIAL / "state.safetensors"
     chunks = folder / "iteration-0" / "rollouts" / PARTIAL / "chunks"
+    below: set[int] = set()
     for reached in (state.exists, lambda: chunks.is_dir() and len(list(chunks.iterdir())) > 2):
         job = subprocess.Popen(
             command(tiny_file, output_dir, "killed", *often),
@@ -81,10 +83,9 @@ def test_a_killed_job_leaves_no_process_and_goes_on_with_the_same_bits_when_star
         )
         wait_for(lambda reached=reached, job=job: reached() or job.poll() is not None)  # type: ignore[misc]
         assert job.poll() is None, "the job ended before it could be killed"
-        below = descendants(job.pid)
+        below |= descendants(job.pid)
         job.send_signal(signal.SIGKILL)
         job.wait()
-        wait_for(lambda below=below: not any(is_running(pid) for pid in below))  # type: ignore[misc]
     kept = {file: file.stat().st_mtime_ns for file in chunks.iterdir()}
     assert kept
     again = subprocess.run(
@@ -101,4 +102,5 @@ def test_a_killed_job_leaves_no_process_and_goes_on_with_the_same_bits_when_star
     assert read_json(folder / "sft" / MARKER)["summary"]["num_resumed_steps"] > 0
     assert not list(folder.rglob(PARTIAL))
     adapter = Path("iteration-0") / "preference" / "adapter_model.safetensors"
-    assert (folder / adapter).read_bytes() == (undisturbed.report.parent / adapter).read_bytes()
+    assert (folder / adapter).read_bytes() == (long_sft / adapter).read_bytes()
+    wait_for(lambda: not any(is_running(pid) for pid in below))

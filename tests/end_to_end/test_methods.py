@@ -9,13 +9,14 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from sprec_ray.cluster.runs.run import RunOutcome, export_scores, run_folder, train_selfplay
+from sprec_ray.cluster.runs.run import RunOutcome, export_scores, run_folder
 from sprec_ray.cluster.stages.run_data import RunData
 from sprec_ray.cluster.stages.sharing import origin
 from sprec_ray.config.load import load_config
 from sprec_ray.config.run import RunConfig
 from sprec_ray.storage.artifacts import Stage, read_json, read_rows
 from sprec_ray.types import Example, PreferenceGroup
+from tests.fixture_types import Train
 
 pytestmark = pytest.mark.slow
 METHODS = Path(__file__).parents[2] / "configs" / "methods"
@@ -23,7 +24,7 @@ Method = Callable[..., tuple[RunConfig, RunOutcome]]
 
 
 @pytest.fixture(scope="module")
-def method(ray_session: None, tiny_file: Path, output_dir: Path) -> Method:
+def method(train: Train, tiny_file: Path, output_dir: Path) -> Method:
     def run(name: str, *overrides: str) -> tuple[RunConfig, RunOutcome]:
         own = [
             f"output_dir={output_dir}",
@@ -32,7 +33,7 @@ def method(ray_session: None, tiny_file: Path, output_dir: Path) -> Method:
             "seed=7",  # so that A_0 is not that of the comparison's tests, which share this folder
         ]
         config = load_config([str(tiny_file), str(METHODS / f"{name}.yaml"), "evaluation.base=false", *own, *overrides])
-        return config, train_selfplay(config)
+        return config, train(config)
 
     return run
 

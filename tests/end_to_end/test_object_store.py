@@ -4,19 +4,20 @@ import json
 import os
 import shutil
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sprec_ray.cluster.runs.run import RunOutcome, run_folder, train_selfplay
 from sprec_ray.config.load import load_config
-from sprec_ray.config.run import ConfigError, RunConfig
+from sprec_ray.config.run import ConfigError
 from sprec_ray.storage.artifacts import MARKER
 from sprec_ray.storage.mirror import Mirror
 from sprec_ray.storage.remote import Storage, open_storage
+from tests.fixture_types import Make, Train
 
-Make = Callable[..., RunConfig]
+Make = Make
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def names(storage: Storage, name: str) -> set[str]:
 
 @pytest.mark.slow
 def test_a_run_killed_on_one_machine_is_continued_from_s3_alone_with_the_same_adapter(
-    undisturbed: RunOutcome, tiny: Make, bucket: str, monkeypatch: pytest.MonkeyPatch
+    undisturbed: RunOutcome, train: Train, tiny: Make, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first machine dies before its preference training, and its mirror with it."""
     config = tiny("elsewhere", f"output_dir={bucket}")
@@ -81,7 +82,7 @@ def test_a_run_killed_on_one_machine_is_continued_from_s3_alone_with_the_same_ad
     assert any(name.endswith(MARKER) for name in names(storage, "cache"))
     shutil.rmtree(os.environ["SPREC_RAY_HOME"])
 
-    outcome = train_selfplay(config)
+    outcome = train(config)
     assert outcome.address == "s3://runs-of-a-team/tiny/elsewhere/report.html"
     assert outcome.results == undisturbed.results
     assert adapter_of(run_folder(config)) == adapter_of(undisturbed.report.parent)
@@ -93,7 +94,7 @@ def test_a_run_killed_on_one_machine_is_continued_from_s3_alone_with_the_same_ad
     assert [row["label"] for row in trained["results"]] == [result.label for result in undisturbed.results]
 
     shutil.rmtree(os.environ["SPREC_RAY_HOME"])
-    again = train_selfplay(config)
+    again = train(config)
     assert again.was_finished
     assert again.results == outcome.results
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from sprec_ray.cluster.runs.run import RunOutcome, train_selfplay
-from sprec_ray.config.run import RunConfig
 from sprec_ray.storage.timeline import read_timeline
+from tests.fixture_types import Make
 
 pytestmark = pytest.mark.slow
 
@@ -28,9 +27,7 @@ ROLLOUTS, ADAPTER = "rollouts/rollouts.jsonl", "preference/adapter_model.safeten
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_an_iteration_is_the_same_in_every_placement(
-    placement: str, undisturbed: RunOutcome, tiny: Callable[..., RunConfig]
-) -> None:
+def test_an_iteration_is_the_same_in_every_placement(placement: str, undisturbed: RunOutcome, tiny: Make) -> None:
     """The first SFT is taken from the undisturbed run, the iteration is done again: a launch of workers takes long."""
     expected = undisturbed.report.parent
     folder = expected.parent / placement

@@ -1,7 +1,6 @@
 """The main job from raw interactions to a report, on the engines it has on a GPU box, and what a crash leaves of it."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,16 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from jobs.score_predictions import main as score_main
+from sprec_ray.cluster.engines.kept import KeptEngines
 from sprec_ray.cluster.runs.run import RunOutcome, evaluate_on_valid, train_selfplay
-from sprec_ray.config.run import ConfigError, RunConfig
-from sprec_ray.metrics.table import METRICS
+from sprec_ray.config.run import ConfigError
+from sprec_ray.metrics.compute import METRICS
 from sprec_ray.storage.artifacts import MARKER, ArtifactError, read_json, read_rows
 from sprec_ray.types import PreferenceGroup
+from tests.fixture_types import Make, Train
 
 pytestmark = pytest.mark.slow
 
-Make = Callable[..., RunConfig]
 STAGES = ("sft", "iteration-0/rollouts", "iteration-0/sft", "iteration-0/groups", "iteration-0/preference")
 
 
@@ -103,30 +103,32 @@ def test_the_predictions_of_a_run_score_the_same_through_the_scoring_job(
                 assert scored[f"{name}@{k}"] == pytest.approx(measured[f"{name}@{k}"]), name
 
 
-def test_a_finished_run_is_measured_on_its_validation_rows(undisturbed: RunOutcome, tiny: Make) -> None:
-    results = evaluate_on_valid(tiny("undisturbed"))
+def test_a_finished_run_is_measured_on_its_validation_rows(
+    undisturbed: RunOutcome, kept: KeptEngines, tiny: Make
+) -> None:
+    results = evaluate_on_valid(tiny("undisturbed"), kept=kept)
     assert [result.label for result in results] == [result.label for result in undisturbed.results]
     assert all(result.counts["num_rows"] == 8 for result in results)
     with pytest.raises(ConfigError, match=r"never-run does not exist; run jobs.train_selfplay"):
         evaluate_on_valid(tiny("never-run"))
 
 
-def test_running_a_finished_run_again_does_nothing(undisturbed: RunOutcome, tiny: Make) -> None:
+def test_running_a_finished_run_again_does_nothing(undisturbed: RunOutcome, train: Train, tiny: Make) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder_of(undisturbed).rglob("*") if path.name != "config.yaml"}
-    again = train_selfplay(tiny("undisturbed"))
+    again = train(tiny("undisturbed"))
     after = {path: path.stat().st_mtime_ns for path in folder_of(undisturbed).rglob("*") if path.name != "config.yaml"}
     assert again.was_finished
     assert again.results == undisturbed.results
     assert after == before
 
 
-def test_a_run_killed_before_its_report_writes_it_again(undisturbed: RunOutcome, tiny: Make) -> None:
+def test_a_run_killed_before_its_report_writes_it_again(undisturbed: RunOutcome, train: Train, tiny: Make) -> None:
     """A finished run is one whose report is there and whose results cover every iteration asked for."""
     folder = folder_of(undisturbed).parent / "no-report"
     shutil.copytree(folder_of(undisturbed), folder)
     (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("undisturbed", "no-report"))
     (folder / "report.html").unlink()
-    again = train_selfplay(tiny("no-report"))
+    again = train(tiny("no-report"))
     assert not again.was_finished
     assert again.report.is_file()
     assert again.results == undisturbed.results
@@ -134,7 +136,7 @@ def test_a_run_killed_before_its_report_writes_it_again(undisturbed: RunOutcome,
 
 @pytest.mark.parametrize("killed_in", STAGES)
 def test_a_run_killed_in_a_stage_ends_with_the_same_adapter_bit_for_bit(
-    killed_in: str, undisturbed: RunOutcome, tiny: Make
+    killed_in: str, undisturbed: RunOutcome, train: Train, tiny: Make
 ) -> None:
     """What a kill leaves: finished stages before, and of the killed stage some files without the marker."""
     name = f"killed-in-{killed_in.replace('/', '-')}"
@@ -149,7 +151,7 @@ def test_a_run_killed_in_a_stage_ends_with_the_same_adapter_bit_for_bit(
     (folder / killed_in / MARKER).unlink()
     torn = max((folder / killed_in).iterdir(), key=lambda file: file.stat().st_size)
     torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
-    resumed = train_selfplay(tiny(name))
+    resumed = train(tiny(name))
     assert weights_of(folder) == weights_of(folder_of(undisturbed))
     assert resumed.results == undisturbed.results
 
@@ -171,18 +173,18 @@ def test_a_run_is_not_continued_with_other_settings(undisturbed: RunOutcome, tin
         train_selfplay(tiny("undisturbed", "preference.beta=0.5"))
 
 
-def test_more_iterations_continue_a_finished_run(undisturbed: RunOutcome, tiny: Make) -> None:
+def test_more_iterations_continue_a_finished_run(undisturbed: RunOutcome, train: Train, tiny: Make) -> None:
     folder = folder_of(undisturbed).parent / "longer"
     shutil.copytree(folder_of(undisturbed), folder)
     (folder / "config.yaml").write_text((folder / "config.yaml").read_text().replace("undisturbed", "longer"))
-    longer = train_selfplay(tiny("longer", "selfplay.num_iterations=2"))
+    longer = train(tiny("longer", "selfplay.num_iterations=2"))
     assert [result.label for result in longer.results][:4] == ["base", "sft", "iteration-0", "iteration-1"]
     assert longer.results[:3] == undisturbed.results[:3]
 
 
-def test_random_negatives_against_the_base_model_without_sft(ray_session: None, tiny: Make) -> None:
+def test_random_negatives_against_the_base_model_without_sft(train: Train, tiny: Make) -> None:
     """Ablations RN and noSFT with S-DPO's loss: no decoding of negatives, N distinct titles, the base as reference."""
-    outcome = train_selfplay(
+    outcome = train(
         tiny(
             "ablation",
             "selfplay.negatives=random",
@@ -199,7 +201,7 @@ def test_random_negatives_against_the_base_model_without_sft(ray_session: None, 
     assert all(len({*group.rejected, group.chosen}) == 4 for group in groups)
 
 
-def test_without_preference_training_an_iteration_is_sft(ray_session: None, tiny: Make) -> None:
-    outcome = train_selfplay(tiny("no-dpo", "selfplay.preference=false"))
+def test_without_preference_training_an_iteration_is_sft(train: Train, tiny: Make) -> None:
+    outcome = train(tiny("no-dpo", "selfplay.preference=false"))
     assert (folder_of(outcome) / "iteration-0" / "sft" / MARKER).exists()
     assert not (folder_of(outcome) / "iteration-0" / "preference").exists()

@@ -10,20 +10,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from jobs import tune
-from sprec_ray.cluster.runs.run import train_selfplay
 from sprec_ray.cluster.stages.sharing import origin
 from sprec_ray.cluster.studies.tuning import SweepOutcome, tune_sweep
-from sprec_ray.config.run import ConfigError, RunConfig
+from sprec_ray.config.run import ConfigError
 from sprec_ray.config.sweep import load_sweep
 from sprec_ray.reports.sweep.results import TrialRecord, read_sweep
 from sprec_ray.reports.sweep.rows import sweep_rows
 from sprec_ray.storage.artifacts import read_json
+from tests.fixture_types import Make, Train
 
 pytestmark = pytest.mark.slow
 
@@ -92,9 +91,9 @@ def test_what_trials_have_in_common_is_made_once(swept: SweepOutcome, sweep_dir:
 
 
 def test_a_shared_stage_holds_the_bytes_that_a_run_alone_computes(
-    swept: SweepOutcome, sweep_dir: Path, tiny: Callable[..., RunConfig]
+    swept: SweepOutcome, sweep_dir: Path, train: Train, tiny: Make
 ) -> None:
-    alone = train_selfplay(tiny("alone", "preference.loss=softmax_dpo", "preference.beta=0.5")).report.parent
+    alone = train(tiny("alone", "preference.loss=softmax_dpo", "preference.beta=0.5")).report.parent
     shared = sweep_dir / "sweep" / "trials" / "num_negatives-1_beta-0.5"
     for stage in ("sft", "iteration-0/sft", "iteration-0/preference"):
         assert weights_of(shared, stage) == weights_of(alone, stage)

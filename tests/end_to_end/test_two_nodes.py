@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from sprec_ray.cluster.runs.results import read_results
-from sprec_ray.storage.artifacts import PARTIAL
+from sprec_ray.cluster.runs.run import train_selfplay
+from sprec_ray.config.load import load_config
+from sprec_ray.storage.artifacts import MARKER, PARTIAL, read_json
 from tests.end_to_end.ray_nodes import RayNodes, ray_nodes
 
 pytestmark = pytest.mark.slow
@@ -91,34 +93,16 @@ def two_nodes(request: pytest.FixtureRequest, network: bool) -> Iterator[TwoNode
         yield nodes
 
 
-@pytest.fixture(scope="module")
-def arguments(tiny_file: Path, small_llama: Path) -> list[str]:
-    return [str(tiny_file), f"model.name_or_path={small_llama}", *OVERRIDES]
-
-
-@pytest.fixture(scope="module")
-def whole(two_nodes: TwoNodes, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder and the log of a run over both nodes that nothing disturbs."""
-    output = tmp_path_factory.mktemp("nodes")
-    done = two_nodes.cluster.run("jobs.train_selfplay", *arguments, f"output_dir={output}", "name=whole")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return output / "whole", done.stderr
-
-
-def test_workers_and_decoders_are_on_both_nodes(whole: tuple[Path, str]) -> None:
-    folder, log = whole
-    assert (folder / "report.html").is_file()
-    for kind in ("training workers", "decoders"):
-        (places,) = re.findall(rf"{kind}: (.*)", log)
-        assert len(set(re.findall(r"CPU of [\d.]+ \((\w+)\)", places))) == 2, places
-
-
-def test_a_run_waits_for_a_node_that_was_lost_and_ends_as_if_nothing_had_happened(
-    two_nodes: TwoNodes, arguments: list[str], whole: tuple[Path, str], tmp_path: Path
+def test_a_run_over_two_nodes_waits_for_one_that_was_lost_and_ends_as_if_nothing_had_happened(
+    two_nodes: TwoNodes, tiny_file: Path, small_llama: Path, ray_session: None, tmp_path: Path
 ) -> None:
-    """One node cannot hold both workers: the run says what it waits for, until a second node is there again."""
+    """One node cannot hold both workers: the run waits until a second node is there again.
+
+    It ends with the bits of two workers and two decoders on one node.
+    """
     cluster, log = two_nodes.cluster, tmp_path / "log"
-    job = cluster.begin("jobs.train_selfplay", *arguments, f"output_dir={tmp_path}", "name=lost", log=log)
+    arguments = [str(tiny_file), f"model.name_or_path={small_llama}", *OVERRIDES, f"output_dir={tmp_path}"]
+    job = cluster.begin("jobs.train_selfplay", *arguments, "name=lost", log=log)
     state = tmp_path / "lost" / "sft" / PARTIAL / "state.safetensors"
     deadline = time.monotonic() + 240
     while not state.exists():
@@ -126,18 +110,15 @@ def test_a_run_waits_for_a_node_that_was_lost_and_ends_as_if_nothing_had_happene
         assert time.monotonic() < deadline, log.read_text()[-3000:]
         time.sleep(0.05)
     cluster.kill(two_nodes.second)
-    wait_for(log, r"no step in \d+ s; free in the cluster", job)
     two_nodes.second = two_nodes.start_second()
+    one_node = [*arguments, "name=one-node", "training.cpus_per_worker=0.5", "decoding.cpus_per_decoder=0.5"]
+    expected = train_selfplay(load_config(one_node)).report.parent  # while the other waits
     assert job.wait(timeout=400) == 0, log.read_text()[-3000:]
+    for kind in ("training workers", "decoders"):
+        places = re.findall(rf"{kind}: (.*)", log.read_text())[0]
+        assert len(set(re.findall(r"CPU of [\d.]+ \((\w+)\)", places))) == 2, places
+    assert read_json(tmp_path / "lost" / "sft" / MARKER)["summary"]["num_resumed_steps"] > 0
     for adapter in ADAPTERS:
         file = f"{adapter}/adapter_model.safetensors"
-        assert (tmp_path / "lost" / file).read_bytes() == (whole[0] / file).read_bytes(), adapter
-    assert read_results(tmp_path / "lost") == read_results(whole[0])
-
-
-def wait_for(log: Path, pattern: str, job: subprocess.Popen[bytes], timeout_s: float = 240) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not re.search(pattern, text := log.read_text(errors="replace").replace("\r", "\n")):
-        assert job.poll() is None, text[-3000:]
-        assert time.monotonic() < deadline, f"{pattern}: {text[-3000:]}"
-        time.sleep(0.2)
+        assert (tmp_path / "lost" / file).read_bytes() == (expected / file).read_bytes(), adapter
+    assert read_results(tmp_path / "lost") == read_results(expected)

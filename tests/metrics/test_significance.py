@@ -8,12 +8,12 @@ import pytest
 
 from sprec_ray.evaluation.pairs import auc, pair_rows
 from sprec_ray.metrics.accuracy import row_hits
+from sprec_ray.metrics.compute import METRICS
 from sprec_ray.metrics.content import genre_sets, word_counts
 from sprec_ray.metrics.exposure import popularity_groups
 from sprec_ray.metrics.genres import genre_weights
 from sprec_ray.metrics.kinds import CatalogTables, Recommendations, RowMetric
 from sprec_ray.metrics.significance import _draw_with_replacement, bootstrap_means, paired_bootstrap, paired_bootstraps
-from sprec_ray.metrics.table import METRICS
 
 NUM_ITEMS = 400
 GENRES = ("A", "B", "C", "D")

@@ -17,9 +17,9 @@ from sprec_ray.cluster.engines.parcel import Parcel, SentAdapter
 from sprec_ray.config.run import DecodingConfig
 from sprec_ray.decoding.arrays import Floats
 from sprec_ray.decoding.catalog.request import CatalogSearch
-from sprec_ray.decoding.engines.decoder import Decoder
 from sprec_ray.decoding.engines.decoder_model import DecoderModel
 from sprec_ray.decoding.engines.make import make_decoder
+from sprec_ray.decoding.engines.protocol import Decoder
 
 SharedIndex = tuple[Any]
 """The pool's ``CatalogIndex`` in Ray's object store, in a tuple so that a call does not read it."""

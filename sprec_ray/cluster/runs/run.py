@@ -93,8 +93,10 @@ def train_selfplay(config: RunConfig, *, kept: KeptEngines | None = None, comman
         return RunOutcome(results=tuple(results), report=report, address=address, was_finished=False)
 
 
-def evaluate_on_valid(config: RunConfig) -> tuple[EvalResult, ...]:
+def evaluate_on_valid(config: RunConfig, *, kept: KeptEngines | None = None) -> tuple[EvalResult, ...]:
     """The metrics of a finished run's policies on its validation rows, kept in results-valid.json.
+
+    ``kept`` as of ``train_selfplay``.
 
     Raises ConfigError when the run is not finished.
     """
@@ -103,7 +105,7 @@ def evaluate_on_valid(config: RunConfig) -> tuple[EvalResult, ...]:
     with open_run(config) as folder:
         if not is_finished(config, folder):
             raise ConfigError(f"{folder} is not finished; run jobs.train_selfplay with the same arguments first")
-        with open_stages(config, folder, split="valid") as stages:
+        with open_stages(config, folder, split="valid", kept=kept) as stages:
             results = stages.run()
         write_results_of("valid", folder, results)
         return tuple(results)

@@ -21,7 +21,7 @@ from sprec_ray.config.run import RunConfig
 from sprec_ray.decoding.engines.make import resolve_engine
 from sprec_ray.evaluation.choices import CANDIDATE_METRICS
 from sprec_ray.evaluation.pairs import PAIR_METRICS
-from sprec_ray.metrics.table import METRICS
+from sprec_ray.metrics.compute import METRICS
 from sprec_ray.storage.artifacts import MARKER, ROWS_FILE, Stage, read_json, take_lock, write_json
 
 logger = logging.getLogger(__name__)

@@ -37,7 +37,7 @@ from sprec_ray.config.sweep import (
 )
 from sprec_ray.evaluation.choices import CANDIDATE_METRICS
 from sprec_ray.evaluation.pairs import PAIR_METRICS
-from sprec_ray.metrics.table import METRICS
+from sprec_ray.metrics.compute import METRICS
 from sprec_ray.reports.sweep.choice import choose_trial
 from sprec_ray.reports.sweep.page import REPORT_FILE, write_sweep_report
 from sprec_ray.reports.sweep.results import SWEEP_FILE, SweepData, TrialRecord, read_sweep

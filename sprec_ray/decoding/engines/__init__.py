@@ -5,7 +5,7 @@ from sprec_ray.lazy import hand_on
 __getattr__, __dir__, __all__ = hand_on(
     __name__,
     {
-        "decoder": "Decoder",
+        "protocol": "Decoder",
         "decoder_model": "DecoderModel",
         "guarded_search": "GuardedSearch",
         "make": "make_decoder resolve_engine",

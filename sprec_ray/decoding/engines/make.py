@@ -6,8 +6,8 @@ import importlib.util
 import logging
 from typing import TYPE_CHECKING, Literal
 
-from sprec_ray.decoding.engines.decoder import Decoder
 from sprec_ray.decoding.engines.decoder_model import DecoderModel
+from sprec_ray.decoding.engines.protocol import Decoder
 
 if TYPE_CHECKING:  # so that a decoder runs without pydantic, where it is profiled alone
     from sprec_ray.config.run import DecodingConfig

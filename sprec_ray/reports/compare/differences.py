@@ -13,10 +13,10 @@ import numpy as np
 
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.evaluation.evaluate import EvaluationTask, rank_lists, recommendations
+from sprec_ray.metrics.compute import METRICS
 from sprec_ray.metrics.kinds import Recommendations
 from sprec_ray.metrics.places import Floats
 from sprec_ray.metrics.significance import BootstrapResult, bootstrap_means, paired_bootstraps
-from sprec_ray.metrics.table import METRICS
 from sprec_ray.reports.compare.results import CompareData, Significance
 from sprec_ray.reports.compare.tables import BASELINE, LEVEL, best_two, table_columns
 from sprec_ray.reports.markup import escape, note, number, table

@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
+from sprec_ray.cluster.engines import worker_group
 from sprec_ray.cluster.engines.tasks import EmbedTask, ReadPolicy, TrainTask
 from sprec_ray.cluster.engines.worker_group import TrainingError, TrainingSession
 from sprec_ray.config.data import ScratchConfig
@@ -106,7 +107,10 @@ def test_two_workers_train_the_same_adapter_as_one(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_failing_task_raises_the_workers_message(folder: Path) -> None:
+def test_a_failing_task_raises_the_workers_message_and_waiting_for_workers_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker_group, "_WAIT_S", 1.0)  # a launch takes longer
     training = TrainingConfig(num_threads=1, max_failures=0)
     session = TrainingSession(training, storage=folder / "ray")
     phase = Phase(
@@ -122,5 +126,6 @@ def test_a_failing_task_raises_the_workers_message(folder: Path) -> None:
     try:
         with pytest.raises(TrainingError, match=r"^sft: ValueError: .*nowhere.* does not exist"):
             session.run(TrainTask(phase=phase, rows_path=str(folder / "sft.jsonl"), text=TEXT), label="sft")
+        assert "sft: no step in 1 s; free in the cluster: " in caplog.text
     finally:
         session.close()

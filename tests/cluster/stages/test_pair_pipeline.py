@@ -6,12 +6,12 @@ import dataclasses
 import math
 import shutil
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from sprec_ray.cluster.engines.kept import KeptEngines
 from sprec_ray.cluster.runs.results import read_results
 from sprec_ray.cluster.runs.run import RunOutcome, evaluate_on_valid, run_folder, train_selfplay
 from sprec_ray.cluster.stages.sharing import origin
@@ -23,6 +23,7 @@ from sprec_ray.evaluation.pairs import PAIR_METRICS, pair_metrics
 from sprec_ray.reports.compare.differences import significance_table
 from sprec_ray.storage.artifacts import Stage, read_json, read_rows
 from sprec_ray.types import JudgementGroup, PairExample
+from tests.fixture_types import Make, Train
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,6 @@ sft: {num_epochs: 1, global_batch_size: 12, micro_batch_size: 12, num_warmup_ste
 preference: {loss: dmpo, global_batch_size: 12, micro_batch_size: 6, num_warmup_steps: 1}
 selfplay: {num_iterations: 1, num_negatives: 3, negatives: random, sft: false}
 """
-Make = Callable[..., RunConfig]
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 
 @pytest.fixture(scope="module")
-def dmpo(ray_session: None, make: Make) -> RunOutcome:
-    return train_selfplay(make("dmpo"))
+def dmpo(train: Train, make: Make) -> RunOutcome:
+    return train(make("dmpo"))
 
 
 def test_every_policy_is_measured_by_every_score(dmpo: RunOutcome) -> None:
@@ -116,13 +116,15 @@ def test_training_takes_right_answers_and_then_groups_with_a_prompt_per_wrong_on
     assert steps[0]["loss"] == pytest.approx(math.log(2), rel=1e-3)  # policy = reference
 
 
-def test_a_finished_run_does_nothing_and_a_deleted_evaluation_is_made_again(dmpo: RunOutcome, make: Make) -> None:
-    assert train_selfplay(make("dmpo")).was_finished
+def test_a_finished_run_does_nothing_and_a_deleted_evaluation_is_made_again(
+    dmpo: RunOutcome, train: Train, make: Make
+) -> None:
+    assert train(make("dmpo")).was_finished
     config = make("dmpo")
     shutil.rmtree(run_folder(config) / "evaluations" / "iteration-0")
     (run_folder(config) / "results.json").unlink()
     # Shared stages would give the evaluation back.
-    again = train_selfplay(dataclasses.replace(config, share_stages=False))
+    again = train(dataclasses.replace(config, share_stages=False))
     assert again.results == dmpo.results == read_results(run_folder(config))
 
 
@@ -133,9 +135,9 @@ def test_two_workers_score_as_one(dmpo: RunOutcome, make: Make) -> None:
     assert sft.metrics["auc_sum_logp"] == pytest.approx(one.metrics["auc_sum_logp"], abs=0.05)
 
 
-def test_other_losses_and_numbers_share_the_first_stages(dmpo: RunOutcome, make: Make) -> None:
+def test_other_losses_and_numbers_share_the_first_stages(dmpo: RunOutcome, train: Train, make: Make) -> None:
     config = make("dpo", "preference.loss=dpo", "selfplay.num_negatives=1")
-    outcome = train_selfplay(config)
+    outcome = train(config)
     assert outcome.results[:2] == dmpo.results[:2]
     assert origin(run_folder(config) / "sft") == dmpo.report.parent
     assert origin(run_folder(config) / "iteration-0" / "preference") is None
@@ -143,17 +145,17 @@ def test_other_losses_and_numbers_share_the_first_stages(dmpo: RunOutcome, make:
     assert {len(group.answers) for group in groups} == {2}
 
 
-def test_tallrec_answers_yes_or_no(ray_session: None, make: Make) -> None:
+def test_tallrec_answers_yes_or_no(train: Train, make: Make) -> None:
     config = make("tallrec", "data.answer=yes_no", "selfplay.num_iterations=0", "evaluation.base=false")
-    (sft, *_) = train_selfplay(config).results
+    (sft, *_) = train(config).results
     assert 0 <= sft.metrics["auc"] <= 1
     assert "auc_sum_logp" not in sft.metrics
     rows = read_rows(run_folder(config) / "sft" / "rows.jsonl", JudgementGroup)
     assert [row.answers for row in rows[:2]] == [(("Yes.",),), (("No.",),)]
 
 
-def test_a_recommender_is_measured_on_the_same_rows(ray_session: None, make: Make) -> None:
-    outcome = train_selfplay(make("popular", "recommender=collaborative", "collaborative.model=popularity"))
+def test_a_recommender_is_measured_on_the_same_rows(train: Train, make: Make) -> None:
+    outcome = train(make("popular", "recommender=collaborative", "collaborative.model=popularity"))
     assert outcome.results[0].label == "collaborative"
     assert outcome.results[0].counts["num_rows"] == 20
     assert 0 <= outcome.results[0].metrics["auc"] <= 1
@@ -194,8 +196,8 @@ def test_methods_are_compared_by_auc_and_accuracy(dmpo: RunOutcome, make: Make, 
     assert "dmpo less bigrec" in significance_table(data)
 
 
-def test_validation_rows_can_be_measured(dmpo: RunOutcome, make: Make) -> None:
-    results = evaluate_on_valid(make("dmpo"))
+def test_validation_rows_can_be_measured(dmpo: RunOutcome, kept: KeptEngines, make: Make) -> None:
+    results = evaluate_on_valid(make("dmpo"), kept=kept)
     assert {result.counts["num_rows"] for result in results} == {6}
 
 

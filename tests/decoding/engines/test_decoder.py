@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from sprec_ray.config.run import DecodingConfig, LoraConfig
-from sprec_ray.decoding.engines.decoder import Decoder
 from sprec_ray.decoding.engines.decoder_model import DecoderModel
 from sprec_ray.decoding.engines.make import make_decoder, resolve_engine
+from sprec_ray.decoding.engines.protocol import Decoder
 from sprec_ray.decoding.engines.transformers import TransformersDecoder
 from sprec_ray.decoding.engines.vllm.decoder import VllmDecoder
 from sprec_ray.models.adapters import attach_adapter, load_language_model, read_adapter, set_adapter

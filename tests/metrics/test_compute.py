@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from sprec_ray.metrics import diversity, genres
 from sprec_ray.metrics.accuracy import hr, hr_se, ndcg
+from sprec_ray.metrics.compute import METRICS, compute_metrics
 from sprec_ray.metrics.genres import genre_gaps, genre_weights, kept_genres
 from sprec_ray.metrics.kinds import Recommendations
 from sprec_ray.metrics.places import place_counts
-from sprec_ray.metrics.table import METRICS, compute_metrics
 
 NUM_ITEMS = 6
 GENRES = ("A", "B")
