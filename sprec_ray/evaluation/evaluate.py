@@ -38,7 +38,7 @@ class EvaluationTask:
     """Training events per title; without any, the popularity groups and ARP are undefined."""
     ks: tuple[int, ...] = (1, 5)
     rows: Rows = "all"
-    """``published`` drops rows with an unknown target where the published code does (see metrics.py)."""
+    """``published`` drops rows with an unknown target where the published code does (see metrics/compute.py)."""
 
     @cached_property
     def unranked(self) -> Recommendations:
@@ -70,7 +70,7 @@ class EvaluationTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """Ranked recommendations of every test row, as metrics.py reads them."""
+    """Ranked recommendations of every test row, as metrics/places.py has them."""
 
     ranked_BK: Ints
     names: Sequence[str]

@@ -9,7 +9,7 @@ what all policies find hard cancels. Two schemes give the deviations of a differ
   ratio of a whole sample's spread to that of such a part of it (the delete-d jackknife: Shao and Wu, Annals of
   Statistics 17, 1989). Drawing with replacement repeats rows, so it repeats their recommendations: DivRatio, coverage
   and Gini of such a sample are those of a smaller one, and have about half their spread. With it one in five pairs of
-  equal policies differ in DivRatio at the 5 % level (tests/evaluation/test_significance.py).
+  equal policies differ in DivRatio at the 5 % level (tests/metrics/test_significance.py).
 
 In both, deviations are from the mean of the resamples, not from the observed difference, so that what is left of such
 a bias cancels. The interval is symmetric, and excludes 0 exactly where p is 0.05 or less. Of equal policies 2 to 9 %

@@ -63,7 +63,10 @@ class TrainingSession:
         self._thread.start()
 
     def _fit(self, storage: Path) -> None:
-        """Have the group run until it is closed, started again when its controller dies: that ends the workers too."""
+        """Have the group run until it is closed, started again when its controller dies: that ends the workers too.
+
+        Each ``fit`` counts the deaths of workers anew.
+        """
         for _ in range(1 + self._training.max_failures):
             try:
                 self._trainer = self._make_trainer(storage)

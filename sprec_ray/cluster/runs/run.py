@@ -13,19 +13,27 @@ from typing import Any
 import ray
 import yaml
 
-from sprec_ray.storage.artifacts import MARKER, ArtifactError, Stage, locked, read_json, remove_unfinished_writes, write_text
+from sprec_ray.cluster.engines.kept import KeptEngines
 from sprec_ray.cluster.runs.checks import check_paths
 from sprec_ray.cluster.runs.connection import init_ray as _init_ray
-from sprec_ray.cluster.engines.kept import KeptEngines
-from sprec_ray.cluster.stages.pair_pipeline import PairStages
-from sprec_ray.cluster.stages.pipeline import RayStages
-from sprec_ray.cluster.stages.collaborative import RECOMMENDER
 from sprec_ray.cluster.runs.resources import check_resources, num_cpus
 from sprec_ray.cluster.runs.results import read_results, write_results, write_results_of
+from sprec_ray.cluster.stages.collaborative import RECOMMENDER
+from sprec_ray.cluster.stages.pair_pipeline import PairStages
+from sprec_ray.cluster.stages.pipeline import RayStages
 from sprec_ray.cluster.stages.run_data import Split
-from sprec_ray.config.run import ConfigError, RunConfig
-from sprec_ray.config.load import config_to_dict, flatten, read_yaml
 from sprec_ray.config.addresses import is_remote, without_options
+from sprec_ray.config.load import config_to_dict, flatten, read_yaml
+from sprec_ray.config.run import ConfigError, RunConfig
+from sprec_ray.storage.artifacts import (
+    MARKER,
+    ArtifactError,
+    Stage,
+    locked,
+    read_json,
+    remove_unfinished_writes,
+    write_text,
+)
 from sprec_ray.storage.mirror import open_mirror, working_folder
 from sprec_ray.types import EvalResult
 

@@ -67,7 +67,7 @@ class GuardedSearch:
         seeds: Sequence[int] | None = None,
         item_logps: Floats | None = None,
     ) -> list[Found]:
-        """The catalogue's items that ``search`` asks for, for each prompt; see ``search.search_catalog``.
+        """The catalogue's items that ``search`` asks for, for each prompt; see ``catalog.search_catalog``.
 
         All engines give the same items in the same order. ValueError for a prompt that does not fit ``max_model_len``
         with the catalogue's longest title.
@@ -79,7 +79,7 @@ class GuardedSearch:
             return search_catalog(tree, trie, prompts, search, seeds=seeds, item_logps=item_logps)
 
     def rank(self, trie: Trie, prompts: Sequence[Sequence[int]]) -> Floats:
-        """[prompts, items]: the log-probability of every item of the catalogue; see ``ranking.rank_catalog``.
+        """[prompts, items]: the log-probability of every item of the catalogue; see ``catalog.rank_catalog``.
 
         ValueError as of ``search``.
         """

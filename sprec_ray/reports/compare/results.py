@@ -121,7 +121,7 @@ class CompareData:
     """Whether ``significance`` is all that there will be; before, it is not yet computed."""
     num_resamples: int = 0
     published: str | None = None
-    """The dataset of ``published.py`` whose numbers stand beside ours."""
+    """The dataset of ``published.yaml`` whose numbers stand beside ours."""
     from_paper: tuple[tuple[str, Any, Any], ...] = ()
     """(dotted key, ours, the paper's) where the dataset's configuration differs from the settings of its paper."""
     pretraining: Cost = Cost()

@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from sprec_ray.reports.markup import escape, mapping_table, note, number, seconds, table, title_text
 from sprec_ray.reports.svg.plots import Axes, Bar, Series, line_plot, paired_bars, timeline
 from sprec_ray.reports.tables import DISPLAY_NAMES, LOWER_IS_BETTER, MORE, column_of, hr_differs, is_policy, places
-from sprec_ray.storage.timeline import KINDS
+from sprec_ray.storage.timeline import KINDS, Span
 from sprec_ray.types import EvalResult
-
-
-class SpanLike(Protocol):
-    """A stretch of a stage (``report.Span``)."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def kind(self) -> str: ...  # noqa: D102
-    @property
-    def start_s(self) -> float: ...  # noqa: D102
-    @property
-    def duration_s(self) -> float: ...  # noqa: D102
 
 
 def before_after(results: Sequence[EvalResult]) -> tuple[EvalResult, EvalResult] | None:
@@ -134,12 +120,12 @@ def dropped_tables(dropped: Mapping[str, int], counters: Mapping[str, Mapping[st
     return "".join(parts)
 
 
-def timeline_section(spans: Sequence[SpanLike], total_s: float) -> str:
+def timeline_section(spans: Sequence[Span], total_s: float) -> str:
     """The stages as bars over the run's seconds, and their seconds by kind with the share of the run."""
     if not spans:
         return ""
     end = max([total_s, *(span.start_s + span.duration_s for span in spans)])
-    lanes: dict[str, list[SpanLike]] = {}
+    lanes: dict[str, list[Span]] = {}
     for span in sorted(spans, key=lambda span: span.start_s):
         lanes.setdefault(span.name, []).append(span)
     plot = timeline([(name, [_bar(span) for span in lane]) for name, lane in lanes.items()], end)
@@ -184,16 +170,16 @@ def _words(reason: str) -> str:
     return reason.removeprefix("num_").replace("_", " ")
 
 
-def _kind(span: SpanLike) -> str:
+def _kind(span: Span) -> str:
     return span.kind if span.kind in KINDS else "other"
 
 
-def _bar(span: SpanLike) -> Bar:
+def _bar(span: Span) -> Bar:
     hint = f"{span.name}, {span.kind}: {span.duration_s:.1f} s from {span.start_s:.1f} s"
     return Bar(css=_kind(span), start_s=span.start_s, duration_s=span.duration_s, hint=hint)
 
 
-def _time_row(label: str, spans: Sequence[SpanLike], kinds: Sequence[str], total_s: float) -> list[str]:
+def _time_row(label: str, spans: Sequence[Span], kinds: Sequence[str], total_s: float) -> list[str]:
     sums = [sum(span.duration_s for span in spans if _kind(span) == kind) for kind in kinds]
     share = f"{100 * sum(sums) / total_s:.1f} %" if total_s else "–"
     return [label, *(f"{value:.1f}" if value else "–" for value in sums), f"{sum(sums):.1f}", share]

@@ -7,9 +7,9 @@ import os
 import pytest
 import ray
 
+from sprec_ray.cluster.engines.hardware import SIMULATE_GPUS
 from sprec_ray.cluster.runs import run
 from sprec_ray.cluster.runs.checks import check_paths
-from sprec_ray.cluster.engines.hardware import SIMULATE_GPUS
 from sprec_ray.config.run import ConfigError, DecodingConfig, RunConfig, TrainingConfig
 
 

@@ -1,4 +1,4 @@
-"""vLLM's model as a tree of tokens, below its scheduler: only this and ``vllm_decoder`` import vLLM.
+"""vLLM's model as a tree of tokens, below its scheduler; only this folder imports vLLM.
 
 An engine request costs more than a beam's token (0.45 ms against less than 0.1 on a small model), and a search asks for
 one token at a time. So the search's forward passes go to the engine's own model, with its weights, kernels, adapters
