@@ -19,7 +19,8 @@ RAW = Path(__file__).parent / "assets" / "raw"
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs Ray as slow, whether it says so or not, and say what shares engines or a Ray.
 
-    Side by side (``-n 2``), tests of a group run in one process, and the longest group begins first.
+    Side by side (``-n 2``) tests of a group run in one process. The group on Ray is the longest and begins first, with
+    the runs that the others compare theirs with; they come last.
     """
     groups = {item: _group(item) for item in items}
     for item, group in groups.items():
@@ -27,15 +28,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("slow")
         item.add_marker(pytest.mark.xdist_group(group))
     if hasattr(config, "workerinput"):
-        order = {"ray": 0, "end_to_end": 1}
-        items.sort(key=lambda item: order.get(groups[item].partition("/")[0], 2))
+        items.sort(key=lambda item: (_RANK.get(groups[item].partition("/")[0], 1), "test_run.py" not in item.nodeid))
+
+
+_RANK = {"ray": 0, "end_to_end": 2}
 
 
 def _group(item: pytest.Item) -> str:
-    if "ray_session" in getattr(item, "fixturenames", ()):
-        return "ray"
     folder, *rest = item.path.relative_to(Path(__file__).parent).parts
-    return f"{folder}/{rest[0]}" if folder == "end_to_end" else folder
+    if item.get_closest_marker("own_cluster") is not None:
+        return f"{folder}/{rest[0]}"
+    return "ray" if folder == "end_to_end" or "ray_session" in getattr(item, "fixturenames", ()) else folder
 
 
 @pytest.fixture(scope="session")

@@ -78,8 +78,8 @@ class TrainingConfig:
     save_steps: PositiveInt = 20
     """Optimizer steps between two states on disk, from which an interrupted phase goes on."""
     max_failures: NonNegativeInt = 3
-    """How often the worker group is started again after a worker died, over its whole life; an error in a phase ends the
-    run at once."""
+    """How often the worker group is started again after a worker died, over its whole life; an error in a phase ends
+    the run at once."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -11,7 +11,8 @@ from sprec_ray.config.run import RunConfig
 from sprec_ray.storage.artifacts import read_json
 from tests.fixture_types import Make, Train
 
-LONG_SFT = "sft.num_epochs=60"
+LONG_SFT = ("sft.num_epochs=60", "model.lora.dropout=0", "evaluation.base=false")
+"""A first SFT that is long enough to be interrupted, whose masks do not depend on the number of workers."""
 
 TINY = """
 data: {source: demo, noun: book, template: short, num_train: 48, num_valid: 8, num_test: 16,
@@ -76,8 +77,8 @@ def undisturbed(made: Train, tiny: Make) -> RunOutcome:
 
 @pytest.fixture(scope="session")
 def long_sft(made: Train, tiny: Make) -> Path:
-    """The folder of a run whose first SFT is long enough to be interrupted."""
-    return made(tiny("long-sft", LONG_SFT)).report.parent
+    """The folder of an undisturbed run with ``LONG_SFT``."""
+    return made(tiny("long-sft", *LONG_SFT)).report.parent
 
 
 @pytest.fixture(scope="session")

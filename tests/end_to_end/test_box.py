@@ -14,7 +14,7 @@ from sprec_ray.cluster.engines.hardware import SIMULATE_GPUS
 from sprec_ray.config.load import load_config
 from tests.end_to_end.ray_nodes import REPOSITORY, RayNodes, ray_nodes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.own_cluster]
 
 BOX = str(REPOSITORY / "configs" / "box-4gpu.yaml")
 
@@ -46,24 +46,35 @@ PLACEMENTS = {
 ALL = ["0", "1", "2", "3"]
 
 
+def run_in(placement: str, number: int, box: RayNodes, arguments: list[str], folder: Path) -> None:
+    """Run the box's settings in a placement up to iteration ``number``; each launch asks for each GPU once."""
+    done = box.run(
+        "jobs.train_selfplay",
+        *arguments,
+        *(f"decoding.placement={placement}", f"selfplay.num_iterations={number}", *PLACEMENTS[placement]),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (folder / "box" / "report.html").is_file()
+    workers, decoders = gpus(done.stderr, "training workers"), gpus(done.stderr, "decoders")
+    if placement == "split":
+        assert [sorted(one + other) for one, other in zip(workers, decoders, strict=True)] == [ALL]
+    else:  # each GPU holds a worker and a decoder, at once or in turn: negatives, training, test rows
+        assert [sorted(launch) for launch in workers] == [ALL]
+        assert [sorted(launch) for launch in decoders] == [ALL] * (1 if placement == "colocate" else 2)
+
+
+def test_the_box_finishes_and_asks_for_each_gpu_once(box: RayNodes, arguments: list[str], tmp_path: Path) -> None:
+    """In the placement of its file. Results are the same in all: test_placement.py."""
+    run_in("colocate", 1, box, arguments, tmp_path)
+
+
+@pytest.mark.soak
 def test_every_placement_finishes_and_asks_for_each_gpu_once(
     box: RayNodes, arguments: list[str], tmp_path: Path
 ) -> None:
     """One run goes on with another iteration in another placement, for data and first SFT need not be done again."""
-    for number, (placement, overrides) in enumerate(PLACEMENTS.items(), start=1):
-        done = box.run(
-            "jobs.train_selfplay",
-            *arguments,
-            *(f"decoding.placement={placement}", f"selfplay.num_iterations={number}", *overrides),
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert (tmp_path / "box" / "report.html").is_file()
-        workers, decoders = gpus(done.stderr, "training workers"), gpus(done.stderr, "decoders")
-        if placement == "split":
-            assert [sorted(one + other) for one, other in zip(workers, decoders, strict=True)] == [ALL]
-        else:  # each GPU holds a worker and a decoder, at once or in turn: negatives, training, test rows
-            assert [sorted(launch) for launch in workers] == [ALL]
-            assert [sorted(launch) for launch in decoders] == [ALL] * (1 if placement == "colocate" else 2)
+    for number, placement in enumerate(PLACEMENTS, start=1):
+        run_in(placement, number, box, arguments, tmp_path)
 
 
 REFUSALS = """

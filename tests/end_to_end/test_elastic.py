@@ -11,7 +11,7 @@ from sprec_ray.cluster.runs.run import train_selfplay
 from sprec_ray.storage.artifacts import MARKER, read_json
 from tests.fixture_types import Make, Train
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+pytestmark = pytest.mark.soak
 
 
 def test_a_run_of_two_workers_interrupted_in_training_goes_on_with_one(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sprec_ray.cluster.runs.run import RunOutcome, train_selfplay
+from sprec_ray.cluster.runs.run import RunOutcome
 from sprec_ray.storage.artifacts import MARKER, Stage
 from tests.fixture_types import Make, Train
 
@@ -42,7 +42,7 @@ def test_a_full_disk_is_one_clear_error_and_the_run_goes_on_when_there_is_room(
         free = shutil.disk_usage(small_disk).free
         ballast.write_bytes(os.urandom(max(0, free - room)))
         try:
-            train_selfplay(config)
+            train(config)
         except OSError as error:
             errors.append(str(error))
         ballast.unlink()

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import secrets
-import shlex
 import shutil
 import signal
 import socket
@@ -20,7 +19,7 @@ import pytest
 from sprec_ray.cluster.runs.run import RunOutcome
 from sprec_ray.storage.artifacts import MARKER
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.own_cluster]
 
 REPOSITORY = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -118,7 +117,7 @@ def test_jobs_run_from_another_directory_with_the_package_sent_along(
     script = " && ".join(f"{sys.executable} -P -m {job}" for job in jobs)
     modules = {"py_modules": [str(REPOSITORY / "sprec_ray"), str(REPOSITORY / "jobs")]}
     options = ("--working-dir", ".", "--runtime-env-json", json.dumps(modules), "--")
-    done = ray_cli(cluster, "job", "submit", *options, "bash", "-c", shlex.quote(script), cwd=tmp_path)
+    done = ray_cli(cluster, "job", "submit", *options, "bash", "-c", script, cwd=tmp_path)
     data = home / "sprec_ray" / "runs" / "mine" / "data"
     assert (data / MARKER).is_file(), done.stdout[-2000:] + done.stderr[-2000:]
     assert f"Data: {data}" in done.stdout

@@ -1,4 +1,4 @@
-"""The main job as a user starts it, killed with SIGKILL and started again."""
+"""The main job as a user starts it, killed with its cluster and alone, and started again."""
 
 import os
 import signal
@@ -12,16 +12,12 @@ import pytest
 
 from sprec_ray.storage.artifacts import MARKER, PARTIAL, read_json
 from tests.end_to_end.conftest import LONG_SFT
+from tests.end_to_end.ray_nodes import kill_tree, ray_nodes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.own_cluster]
 
 REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_S = 300
-
-
-def command(tiny_file: Path, output_dir: Path, name: str, *more: str) -> list[str]:
-    job = [sys.executable, "-m", "jobs.train_selfplay", str(tiny_file)]
-    return [*job, f"output_dir={output_dir}", f"name={name}", *more]
 
 
 def environment() -> dict[str, str]:
@@ -54,42 +50,50 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool], job: subprocess.Popen[bytes] | None = None) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     while not condition():
+        assert job is None or job.poll() is None, "the job ended before it could be killed"
         assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
-def test_a_killed_job_leaves_no_process_and_goes_on_with_the_same_bits_when_started_again(
-    tiny_file: Path, output_dir: Path, long_sft: Path
+def test_a_run_goes_on_after_its_cluster_was_lost_and_again_after_its_driver_was_killed(
+    tiny_file: Path, output_dir: Path, long_sft: Path, tmp_path: Path
 ) -> None:
-    """Killed in the middle of the SFT, then in the middle of decoding: what was done is not done again.
+    """The head dies in the middle of the SFT, and the driver with it, as at a loss of power. Then, on a Ray of its own,
 
+    the driver is killed in the middle of decoding: no process stays, and what was done is not done again.
     Two helpers of a Ray whose head is dead try for a minute to tell it so: they are waited for at the end.
     """
     folder = output_dir / "killed"
-    often = ["training.save_steps=2", LONG_SFT, "decoding.chunk_size=2"]
+    often = ["training.save_steps=2", *LONG_SFT, "decoding.chunk_size=2"]
     state = folder / "sft" / PARTIAL / "state.safetensors"
     chunks = folder / "iteration-0" / "rollouts" / PARTIAL / "chunks"
-    below: set[int] = set()
-    for reached in (state.exists, lambda: chunks.is_dir() and len(list(chunks.iterdir())) > 2):
-        job = subprocess.Popen(
-            command(tiny_file, output_dir, "killed", *often),
-            cwd=REPOSITORY,
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        wait_for(lambda reached=reached, job=job: reached() or job.poll() is not None)  # type: ignore[misc]
-        assert job.poll() is None, "the job ended before it could be killed"
-        below |= descendants(job.pid)
-        job.send_signal(signal.SIGKILL)
+    arguments = [str(tiny_file), f"output_dir={output_dir}", "name=killed", *often]
+    with ray_nodes("--num-cpus=3") as cluster:
+        cluster.wait_for(1)
+        job = cluster.begin("jobs.train_selfplay", *arguments, log=tmp_path / "log")
+        wait_for(state.exists, job)
+        cluster.kill(cluster.nodes[0])
+        kill_tree(job.pid)
         job.wait()
+    job = subprocess.Popen(
+        [sys.executable, "-m", "jobs.train_selfplay", *arguments],
+        cwd=REPOSITORY,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for(lambda: chunks.is_dir() and len(list(chunks.iterdir())) > 2, job)
+    assert read_json(folder / "sft" / MARKER)["summary"]["num_resumed_steps"] > 0
+    below = descendants(job.pid)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
     kept = {file: file.stat().st_mtime_ns for file in chunks.iterdir()}
     assert kept
     again = subprocess.run(
-        command(tiny_file, output_dir, "killed", *often),
+        [sys.executable, "-m", "jobs.train_selfplay", *arguments],
         cwd=REPOSITORY,
         env=environment(),
         capture_output=True,
@@ -99,7 +103,6 @@ def test_a_killed_job_leaves_no_process_and_goes_on_with_the_same_bits_when_star
     )
     assert "iteration-0" in again.stdout
     assert f"Report: {folder / 'report.html'}" in again.stdout
-    assert read_json(folder / "sft" / MARKER)["summary"]["num_resumed_steps"] > 0
     assert not list(folder.rglob(PARTIAL))
     adapter = Path("iteration-0") / "preference" / "adapter_model.safetensors"
     assert (folder / adapter).read_bytes() == (long_sft / adapter).read_bytes()

@@ -76,7 +76,7 @@ def test_a_run_killed_on_one_machine_is_continued_from_s3_alone_with_the_same_ad
     with monkeypatch.context() as patched:
         patched.setattr(Mirror, "push", die_after_pairing)
         with pytest.raises(MachineDied):
-            train_selfplay(config)
+            train(config)
     assert "elsewhere/sft/adapter_model.safetensors" in names(storage, "elsewhere")
     assert not any("preference" in name or "results" in name for name in names(storage, "elsewhere"))
     assert any(name.endswith(MARKER) for name in names(storage, "cache"))

@@ -64,6 +64,11 @@ def test_both_engines_give_the_same_rollouts_and_adapters(on_vllm: RunOutcome, u
     assert weights_of(folder_of(on_vllm)) == weights_of(folder_of(undisturbed))
 
 
+def test_a_longer_first_sft_fits_the_targets_better(undisturbed: RunOutcome, long_sft: Path) -> None:
+    losses = [read_json(run / "sft" / "steps.json")[-1]["loss"] for run in (folder_of(undisturbed), long_sft)]
+    assert losses[1] < losses[0]
+
+
 def test_no_group_rejects_its_target(undisturbed: RunOutcome) -> None:
     groups = read_rows(folder_of(undisturbed) / "iteration-0" / "groups" / "groups.jsonl", PreferenceGroup)
     assert groups
