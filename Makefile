@@ -14,7 +14,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check
 LOG := .venv/install.log
 QUIETLY = >>$(LOG) 2>&1 || { cat $(LOG); exit 1; }
 # Two processes: one holds the tests' Ray and its engines, the other runs what needs none or its own.
-SIDE_BY_SIDE ?= -n 2 --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE ?= -n 2 --no-loadscope-reorder
 
 .PHONY: install demo quick test soak lint type clean
 

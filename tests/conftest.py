@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,29 +16,41 @@ if TYPE_CHECKING:
 RAW = Path(__file__).parent / "assets" / "raw"
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what needs Ray as slow, whether it says so or not."""
+    if "ray_session" in getattr(item, "fixturenames", ()):
+        item.add_marker("slow")
+
+
+def group_of(nodeid: str) -> str:
+    """What must run in one process of those that run side by side: it shares a Ray, engines or models."""
+    place = nodeid.partition("::")[0].removeprefix("tests/")
+    if "/clusters/" in place:
+        return place  # each file starts a Ray of its own
+    folder = place.partition("/")[0]
+    return "ray" if folder in {"end_to_end", "cluster", "jobs"} else folder
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what needs Ray as slow, whether it says so or not, and say what shares engines or a Ray.
+    """Side by side the longest group begins first, with the runs that others compare theirs with; those come last."""
 
-    Side by side (``-n 2``) tests of a group run in one process. The group on Ray is the longest and begins first, with
-    the runs that the others compare theirs with; they come last.
-    """
-    groups = {item: _group(item) for item in items}
-    for item, group in groups.items():
-        if group == "ray":
-            item.add_marker("slow")
-        item.add_marker(pytest.mark.xdist_group(group))
+    def turn(item: pytest.Item) -> tuple[bool, bool, bool]:
+        return "/clusters/" in item.nodeid, group_of(item.nodeid) != "ray", "/test_run.py" not in item.nodeid
+
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: (_RANK.get(groups[item].partition("/")[0], 1), "test_run.py" not in item.nodeid))
+        items.sort(key=turn)
 
 
-_RANK = {"ray": 0, "end_to_end": 2}
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Groups instead of single tests; xdist's own loadgroup does not see the groups under this pytest."""
+    from xdist.scheduler import LoadScopeScheduling
 
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
 
-def _group(item: pytest.Item) -> str:
-    folder, *rest = item.path.relative_to(Path(__file__).parent).parts
-    if item.get_closest_marker("own_cluster") is not None:
-        return f"{folder}/{rest[0]}"
-    return "ray" if folder == "end_to_end" or "ray_session" in getattr(item, "fixturenames", ()) else folder
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def test_a_file_that_is_not_the_data_is_refused(tmp_path: Path, content: bytes, 
         read_text(tmp_path / "f")
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"abc" * 1000)[:-9], b"not gzip at all"])
+@pytest.mark.parametrize("content", [gzip.compress(b"abc" * 1000)[:-9], b"not gzip at all"], ids=["cut", "other"])
 def test_a_truncated_gzip_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "f.gz").write_bytes(content)
     with pytest.raises(ValueError, match=r"f\.gz is not a whole gzip file .* fetch it again"):

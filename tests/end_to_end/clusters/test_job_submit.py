@@ -19,9 +19,9 @@ import pytest
 from sprec_ray.cluster.runs.run import RunOutcome
 from sprec_ray.storage.artifacts import MARKER
 
-pytestmark = [pytest.mark.slow, pytest.mark.own_cluster]
+pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 RAY = str(Path(sys.executable).with_name("ray"))
 TIMEOUT_S = 400
 RAY_DATA_KEEPS = ("_StatsActor", "_AutoscalingCoordinatorActor")

@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 
 from sprec_ray.cluster.runs.results import read_results
 from sprec_ray.storage.artifacts import MARKER, PARTIAL, read_json
+from tests.end_to_end.clusters.ray_nodes import RayNodes, ray_nodes
 from tests.end_to_end.conftest import LONG_SFT
-from tests.end_to_end.ray_nodes import RayNodes, ray_nodes
 
-pytestmark = [pytest.mark.slow, pytest.mark.own_cluster]
+pytestmark = pytest.mark.slow
 
 # Three CPUs each: a worker takes two, a decoder one, so no node can hold two workers, nor a third process.
 NODE = "--num-cpus=3"

@@ -12,9 +12,9 @@ import pytest
 
 from sprec_ray.cluster.engines.hardware import SIMULATE_GPUS
 from sprec_ray.config.load import load_config
-from tests.end_to_end.ray_nodes import REPOSITORY, RayNodes, ray_nodes
+from tests.end_to_end.clusters.ray_nodes import REPOSITORY, RayNodes, ray_nodes
 
-pytestmark = [pytest.mark.slow, pytest.mark.own_cluster]
+pytestmark = pytest.mark.slow
 
 BOX = str(REPOSITORY / "configs" / "box-4gpu.yaml")
 

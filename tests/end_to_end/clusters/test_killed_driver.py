@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from sprec_ray.storage.artifacts import MARKER, PARTIAL, read_json
+from tests.end_to_end.clusters.ray_nodes import kill_tree, ray_nodes
 from tests.end_to_end.conftest import LONG_SFT
-from tests.end_to_end.ray_nodes import kill_tree, ray_nodes
 
-pytestmark = [pytest.mark.slow, pytest.mark.own_cluster]
+pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 TIMEOUT_S = 300
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 COMMON = ["--disable-usage-stats", f"--object-store-memory={100 * 2**20}"]
 SOON_MISSED = {
     "RAY_health_check_initial_delay_ms": "0",
