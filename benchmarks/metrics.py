@@ -26,7 +26,7 @@ from sprec_ray.data.catalog import Catalog
 from sprec_ray.evaluation.evaluate import EvaluationTask, rank_lists, recommendations
 from sprec_ray.metrics.compute import METRICS, compute_metrics
 from sprec_ray.metrics.kinds import Metric
-from sprec_ray.metrics.scores import rank_scores
+from sprec_ray.metrics.ranks import rank_scores
 from sprec_ray.metrics.significance import NUM_RESAMPLES, paired_bootstraps
 
 NUM_GENRES, NUM_KEPT, HISTORY = 20, 10, 10

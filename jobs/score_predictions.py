@@ -1,7 +1,7 @@
 """Scores a file of predictions in SPRec's format; without arguments it says how to call it."""
 
 from jobs.command import run_job
-from sprec_ray.reports.predictions import write_scores
+from sprec_ray.reports.scores_file import write_scores
 
 
 def main(arguments: list[str]) -> None:

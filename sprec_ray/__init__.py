@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = hand_on(
         "cluster.runs.run": "RunOutcome train_selfplay",
         "config.load": "load_config",
         "config.run": "ConfigError RunConfig",
-        "reports.predictions": "score_predictions",
+        "evaluation.predictions": "score_predictions",
     },
 )
 
@@ -31,4 +31,4 @@ if TYPE_CHECKING:
     from sprec_ray.config.load import load_config as load_config
     from sprec_ray.config.run import ConfigError as ConfigError
     from sprec_ray.config.run import RunConfig as RunConfig
-    from sprec_ray.reports.predictions import score_predictions as score_predictions
+    from sprec_ray.evaluation.predictions import score_predictions as score_predictions

@@ -11,5 +11,6 @@ __getattr__, __dir__, __all__ = hand_on(
         "choices": "evaluate_candidates",
         "pairs": "pair_metrics",
         "embedding": "embed_texts",
+        "predictions": "score_predictions",
     },
 )

@@ -8,6 +8,6 @@ __getattr__, __dir__, __all__ = hand_on(
         "compute": "METRICS compute_metrics",
         "kinds": "CatalogTables Recommendations",
         "significance": "paired_bootstraps",
-        "scores": "rank_scores",
+        "ranks": "rank_scores",
     },
 )

@@ -1,4 +1,4 @@
-"""What people read: pages, tables and files of a run, a sweep, a comparison. Computes no metric, imports no torch."""
+"""What people read: pages, tables and files of a run, a sweep, a comparison. Trains, decodes, grounds nothing."""
 
 from sprec_ray.lazy import hand_on
 
@@ -8,6 +8,5 @@ __getattr__, __dir__, __all__ = hand_on(
         "tables": "format_table results_table column_of",
         "markup": "page",
         "paper": "differences_from_paper",
-        "predictions": "score_predictions",
     },
 )

@@ -22,7 +22,7 @@ from sprec_ray.training.deepspeed_engine import whole_parameters
 from sprec_ray.training.losses import REFERENCE_FREE, GroupLogps, LossSettings, preference_loss, preference_metrics
 from sprec_ray.training.packing import TokenGroup
 from sprec_ray.training.phase import Phase, Worker
-from sprec_ray.training.references import cache_key, read_references, write_references
+from sprec_ray.training.reference_cache import cache_key, read_references, write_references
 from sprec_ray.training.scoring import ResponseScorer
 
 

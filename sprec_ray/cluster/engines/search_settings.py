@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from sprec_ray.config.run import ConfigError, RunConfig
-from sprec_ray.data.catalog import Catalog
+from sprec_ray.config.run import RunConfig
 from sprec_ray.data.sequences import derive_rng
 from sprec_ray.decoding.catalog.request import CatalogSearch
 from sprec_ray.decoding.engines.decoder_model import DecoderModel
@@ -33,27 +32,6 @@ def evaluation_search(config: RunConfig) -> CatalogSearch | int:
     if config.data.task == "candidates":
         return 1  # the greedy text, as published
     return _most_probable(config, max(config.evaluation.k) if config.evaluation.searches else 1)
-
-
-def check_catalog(config: RunConfig, catalog: Catalog) -> None:
-    """Raise ConfigError when more is asked of the catalogue than it holds."""
-    # The target is no negative; a random replacement needs one title more that is not in the group yet.
-    most = len(catalog) - 1 - (config.selfplay.random_ratio > 0)
-    if config.selfplay.num_negatives > most:
-        raise ConfigError(
-            f"selfplay.num_negatives={config.selfplay.num_negatives} exceeds the {most} titles the catalogue "
-            "holds besides the target; lower it"
-        )
-    if max(config.evaluation.k) > len(catalog):
-        raise ConfigError(
-            f"evaluation.k={max(config.evaluation.k)} exceeds the {len(catalog)} titles of the catalogue; lower it"
-        )
-    for phase in ("sft", "selfplay_sft"):
-        if getattr(config, phase).weighting == "genre" and not any(catalog.genres.values()):
-            raise ConfigError(
-                f"{phase}.weighting=genre needs genres, and the catalogue has none; name data.genres_column where the "
-                f"source has one, or set {phase}.weighting=none"
-            )
 
 
 def max_beam_width(config: RunConfig) -> int:

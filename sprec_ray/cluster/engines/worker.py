@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from sprec_ray.cluster.engines.hardware import computes_on_gpu, place
 from sprec_ray.cluster.engines.parcel import local_paths, read_folder
-from sprec_ray.cluster.engines.reading import embed, score
+from sprec_ray.cluster.engines.read_tasks import embed, score
 from sprec_ray.cluster.engines.row_tokens import row_tokens
 from sprec_ray.cluster.engines.tasks import EmbedTask, ScoreTask, TrainRow
 from sprec_ray.config.run import TrainingConfig

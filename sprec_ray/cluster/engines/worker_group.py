@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sprec_ray.cluster.engines.hardware import computes_on_gpu, environment
 from sprec_ray.cluster.engines.mailbox import Mailbox
 from sprec_ray.cluster.engines.progress import StepProgress
-from sprec_ray.cluster.engines.reservation import ReservedTrainer
+from sprec_ray.cluster.engines.reserved_trainer import ReservedTrainer
 from sprec_ray.cluster.engines.tasks import ReadTask, TrainTask
 from sprec_ray.cluster.engines.worker import work
 from sprec_ray.config.run import TrainingConfig

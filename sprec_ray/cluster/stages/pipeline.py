@@ -13,13 +13,13 @@ from pathlib import Path
 
 from sprec_ray.cluster.engines.kept import KeptEngines
 from sprec_ray.cluster.engines.run_engines import Engines
-from sprec_ray.cluster.engines.search_settings import check_catalog, negatives_search
+from sprec_ray.cluster.engines.search_settings import negatives_search
 from sprec_ray.cluster.stages.collaborative import Collaborative
 from sprec_ray.cluster.stages.language_model import given_model, pretrained_model
 from sprec_ray.cluster.stages.make_phase import make_phase
 from sprec_ray.cluster.stages.measuring import Measurement
 from sprec_ray.cluster.stages.preference_groups import PreferenceGroups, needs_rollouts
-from sprec_ray.cluster.stages.prepare_data import prepare_data
+from sprec_ray.cluster.stages.prepare_data import check_catalog, prepare_data
 from sprec_ray.cluster.stages.run_data import RunData, Split, evaluations_folder
 from sprec_ray.cluster.stages.stage_keeper import StageKeeper
 from sprec_ray.cluster.stages.title_evaluator import TitleEvaluator, num_answer_tokens

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from sprec_ray.cluster.stages.prepare_pairs import prepare_pairs
 from sprec_ray.config.data import DataConfig
+from sprec_ray.config.run import ConfigError, RunConfig
 from sprec_ray.data.candidate_lists import with_candidates
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.sequences import Event, chronological_split, sample_examples, user_windows
@@ -168,3 +169,24 @@ def _quiet_ray_data() -> Iterator[None]:
         context.enable_progress_bars = bars
         for data_logger, level in before.items():
             data_logger.setLevel(level)
+
+
+def check_catalog(config: RunConfig, catalog: Catalog) -> None:
+    """Raise ConfigError when more is asked of the catalogue than it holds."""
+    # The target is no negative; a random replacement needs one title more that is not in the group yet.
+    most = len(catalog) - 1 - (config.selfplay.random_ratio > 0)
+    if config.selfplay.num_negatives > most:
+        raise ConfigError(
+            f"selfplay.num_negatives={config.selfplay.num_negatives} exceeds the {most} titles the catalogue "
+            "holds besides the target; lower it"
+        )
+    if max(config.evaluation.k) > len(catalog):
+        raise ConfigError(
+            f"evaluation.k={max(config.evaluation.k)} exceeds the {len(catalog)} titles of the catalogue; lower it"
+        )
+    for phase in ("sft", "selfplay_sft"):
+        if getattr(config, phase).weighting == "genre" and not any(catalog.genres.values()):
+            raise ConfigError(
+                f"{phase}.weighting=genre needs genres, and the catalogue has none; name data.genres_column where the "
+                f"source has one, or set {phase}.weighting=none"
+            )

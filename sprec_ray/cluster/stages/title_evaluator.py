@@ -28,7 +28,7 @@ from sprec_ray.evaluation.evaluate import (
 )
 from sprec_ray.evaluation.grounding import Embedder, ground_adjusted, sentence_embedder, text_to_ground
 from sprec_ray.metrics.genres import kept_genres
-from sprec_ray.metrics.scores import rank_scores
+from sprec_ray.metrics.ranks import rank_scores
 from sprec_ray.recommenders.fit import last_item_scores
 from sprec_ray.storage.artifacts import Stage, write_json
 from sprec_ray.types import AdapterCheckpoint, EvalResult, Example, Rollout

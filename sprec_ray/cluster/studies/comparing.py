@@ -16,7 +16,6 @@ import ray.tune
 import yaml
 
 from sprec_ray.cluster.engines.kept import KeptEngines
-from sprec_ray.cluster.runs.capacity import num_trials_at_a_time
 from sprec_ray.cluster.runs.results import versions, write_results_of
 from sprec_ray.cluster.runs.run import (
     LOCK,
@@ -28,6 +27,7 @@ from sprec_ray.cluster.runs.run import (
     run_folder,
     train_selfplay,
 )
+from sprec_ray.cluster.studies.capacity import num_trials_at_a_time
 from sprec_ray.cluster.studies.compare_records import adopted_costs, method_record, pretraining_cost, run_record
 from sprec_ray.cluster.studies.trials import link_cache, one_line, read_error, run_trials
 from sprec_ray.config.compare import CompareConfig, chosen_methods, comparison_to_dict, dataset_config, planned_runs

@@ -14,7 +14,7 @@ import ray
 import ray.tune
 
 from sprec_ray.cluster.studies.orphans import remove_orphaned_groups
-from sprec_ray.cluster.studies.sweep_trial import TrialPlan, TrialProcess, error_file
+from sprec_ray.cluster.studies.trial_process import TrialPlan, TrialProcess, error_file
 from sprec_ray.reports.markup import cut
 
 logger = logging.getLogger(__name__)

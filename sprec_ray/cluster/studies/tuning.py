@@ -18,11 +18,11 @@ from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from sprec_ray.cluster.runs.capacity import num_trials_at_a_time
 from sprec_ray.cluster.runs.results import versions
 from sprec_ray.cluster.runs.run import LOCK, MAY_CHANGE, check_same_settings, prepare_run, ray_for, run_folder
+from sprec_ray.cluster.studies.capacity import num_trials_at_a_time
 from sprec_ray.cluster.studies.sweep_records import sweep_parameter, trial_record
-from sprec_ray.cluster.studies.sweep_trial import SweepPlan
+from sprec_ray.cluster.studies.trial_process import SweepPlan
 from sprec_ray.cluster.studies.trials import link_cache, read_error, run_trials
 from sprec_ray.config.load import config_to_dict, flatten, read_yaml
 from sprec_ray.config.run import ConfigError, RunConfig
@@ -38,7 +38,7 @@ from sprec_ray.config.sweep import (
 from sprec_ray.evaluation.choices import CANDIDATE_METRICS
 from sprec_ray.evaluation.pairs import PAIR_METRICS
 from sprec_ray.metrics.compute import METRICS
-from sprec_ray.reports.sweep.choice import choose_trial
+from sprec_ray.reports.sweep.chosen_trial import choose_trial
 from sprec_ray.reports.sweep.page import REPORT_FILE, write_sweep_report
 from sprec_ray.reports.sweep.results import SWEEP_FILE, SweepData, TrialRecord, read_sweep
 from sprec_ray.reports.tables import column_of

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = hand_on(
     {
         "page": "write_sweep_report",
         "results": "SweepData TrialRecord read_sweep",
-        "choice": "choose_trial pareto_front",
+        "chosen_trial": "choose_trial pareto_front",
         "rows": "sweep_rows",
     },
 )

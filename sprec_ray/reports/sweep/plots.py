@@ -10,7 +10,7 @@ from sprec_ray.reports.markup import note
 from sprec_ray.reports.svg.heatmap import HeatCell, HeatMap, heat_map
 from sprec_ray.reports.svg.labels import Point
 from sprec_ray.reports.svg.plots import Axes, Series, line_plot, number_ticks
-from sprec_ray.reports.sweep.choice import pareto_front
+from sprec_ray.reports.sweep.chosen_trial import pareto_front
 from sprec_ray.reports.sweep.names import hint, line_styles, metric_columns, short_names, show, trial_labels
 from sprec_ray.reports.sweep.results import SweepData, TrialRecord
 from sprec_ray.reports.tables import Column, column_of

@@ -8,7 +8,7 @@ from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sprec_ray.cluster.engines.reading import score
+from sprec_ray.cluster.engines.read_tasks import score
 from sprec_ray.cluster.engines.row_tokens import preference_tokens
 from sprec_ray.cluster.engines.tasks import ReadPolicy, ScoreTask
 from sprec_ray.config.data import ScratchConfig

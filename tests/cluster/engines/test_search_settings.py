@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from sprec_ray.cluster.engines.search_settings import check_catalog, evaluation_search, max_beam_width, negatives_search
+from sprec_ray.cluster.engines.search_settings import evaluation_search, max_beam_width, negatives_search
+from sprec_ray.cluster.stages.prepare_data import check_catalog
 from sprec_ray.config.load import load_config
 from sprec_ray.config.run import ConfigError, RunConfig
 from sprec_ray.data.catalog import Catalog

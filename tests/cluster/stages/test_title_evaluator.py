@@ -11,7 +11,7 @@ from sprec_ray.cluster.stages.title_evaluator import TitleEvaluator
 from sprec_ray.config.run import RunConfig
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.metrics.compute import METRICS
-from sprec_ray.reports.predictions import write_scores
+from sprec_ray.reports.scores_file import write_scores
 from sprec_ray.storage.artifacts import Stage, read_json, write_text
 from sprec_ray.types import Example, Hypothesis, Rollout
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sprec_ray.cluster.studies.sweep_trial import error_file
+from sprec_ray.cluster.studies.trial_process import error_file
 from sprec_ray.cluster.studies.trials import MAX_ERROR_CHARS, link_cache, one_line, read_error
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sprec_ray.metrics import scores
-from sprec_ray.metrics.scores import rank_scores
+from sprec_ray.metrics import ranks as scores
+from sprec_ray.metrics.ranks import rank_scores
 
 
 def test_ranking_by_hand():

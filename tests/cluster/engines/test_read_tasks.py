@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sprec_ray.cluster.engines import reading
-from sprec_ray.cluster.engines.reading import score
+from sprec_ray.cluster.engines import read_tasks as reading
+from sprec_ray.cluster.engines.read_tasks import score
 from sprec_ray.cluster.engines.row_tokens import judgement_tokens
 from sprec_ray.cluster.engines.tasks import ReadPolicy, ScoreTask
 from sprec_ray.config.data import ScratchConfig

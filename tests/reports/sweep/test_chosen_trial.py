@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sprec_ray.reports.sweep.choice import choose_trial, pareto_front
+from sprec_ray.reports.sweep.chosen_trial import choose_trial, pareto_front
 from sprec_ray.reports.sweep.results import TrialRecord
 from sprec_ray.types import EvalResult
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sprec_ray.config.addresses import lasting
 from sprec_ray.data.catalog import Catalog
 from sprec_ray.data.sources.raw_files import read_json_value
 from sprec_ray.evaluation.evaluate import (
@@ -20,9 +19,7 @@ from sprec_ray.evaluation.evaluate import (
     recommendations,
 )
 from sprec_ray.evaluation.grounding import Embedder, sentence_embedder, text_to_ground
-from sprec_ray.metrics.compute import compute_metrics
-from sprec_ray.metrics.diversity import NUM_OVER_RECOMMENDED, recommendation_counts
-from sprec_ray.reports.prediction_file import (
+from sprec_ray.evaluation.prediction_file import (
     Predictions,
     named_file,
     read_popularity,
@@ -30,12 +27,9 @@ from sprec_ray.reports.prediction_file import (
     read_sprec_catalog,
     resolve_title,
 )
-from sprec_ray.reports.tables import format_table
-from sprec_ray.storage.artifacts import write_json
+from sprec_ray.metrics.compute import compute_metrics
+from sprec_ray.metrics.diversity import NUM_OVER_RECOMMENDED, recommendation_counts
 from sprec_ray.types import EvalResult
-
-USAGE = "predictions=FILE catalog=DIR [grounded=FILE] [embedding=MODEL_OR_PATH] [k=1,5] out=FILE"
-_KEYS = ("predictions", "catalog", "grounded", "embedding", "k", "out")
 
 MOST_PLACES = 1000
 """Ready lists may be shorter than k, and so may a small catalogue; beyond this k is a slip."""
@@ -97,46 +91,6 @@ def score_predictions(
     result = evaluate_ranking("predictions", ranking, task, generated=rows.generated)
     published = compute_metrics(recommendations(ranking.ranked_BK, task), ks, rows="published")
     return PredictionScores(result=result, document=_document(result, published, ranking, rows, task, notes))
-
-
-def write_scores(arguments: Sequence[str]) -> str:
-    """Score what a command line names (``USAGE``), write the document to ``out``; returns the same figures as text."""
-    options = _parse(arguments)
-    ks = _places(options.get("k", "1,5"))
-    out = lasting(options["out"])
-    if out.is_dir():
-        raise ValueError(f"out={out} is a folder; name a file, for example out={out / 'metrics.json'}")
-    scores = score_predictions(
-        options["predictions"],
-        options["catalog"],
-        grounded=options.get("grounded"),
-        embedding=options.get("embedding"),
-        k=ks,
-    )
-    write_json(out, scores.document)
-    return (
-        format_table([scores.result]) + "".join(f"{note}\n" for note in scores.document["notes"]) + f"Written to {out}"
-    )
-
-
-def _parse(arguments: Sequence[str]) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in _KEYS or not value:
-            raise ValueError(f"{argument!r} is not an argument; usage: {USAGE}")
-        options[key] = value
-    for key in ("predictions", "catalog", "out"):
-        if key not in options:
-            raise ValueError(f"{key}= is missing; usage: {USAGE}")
-    return options
-
-
-def _places(text: str) -> tuple[int, ...]:
-    parts = text.strip("[]()").split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"k={text} must be whole numbers from 1, separated by commas, for example k=1,5")
-    return tuple(sorted({int(part) for part in parts}))
 
 
 def _rank(

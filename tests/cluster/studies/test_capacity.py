@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sprec_ray.cluster.runs import capacity
-from sprec_ray.cluster.runs.capacity import num_trials_at_a_time, num_whole_runs
 from sprec_ray.cluster.runs.resources import Node
+from sprec_ray.cluster.studies import capacity
+from sprec_ray.cluster.studies.capacity import num_trials_at_a_time, num_whole_runs
 from sprec_ray.config.run import DecodingConfig, RunConfig, TrainingConfig
 
 BOX = Node(cpus=32, gpus=4)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from sprec_ray.training.packing import TokenGroup
-from sprec_ray.training.references import cache_key, read_references, write_references
+from sprec_ray.training.reference_cache import cache_key, read_references, write_references
 from tests.training.tiny_training import TinyPolicy, make_groups
 
 GROUPS = make_groups(4, num_rejected=(1, 3))

@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sprec_ray.reports.predictions import write_scores
+from sprec_ray.reports.scores_file import write_scores
 
 IT = 'A Child Called "It"'
 TITLES = ["Dune", "Emma", IT, "WALL·E (2008)"]
@@ -226,5 +226,5 @@ def test_odd_files_are_named(files, tmp_path):
 
 
 def test_scoring_ready_lists_imports_no_torch():
-    code = "import sys, sprec_ray.reports.predictions, sprec_ray.reports.run.page; sys.exit('torch' in sys.modules)"
+    code = "import sys, sprec_ray.evaluation.predictions, sprec_ray.reports.run.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

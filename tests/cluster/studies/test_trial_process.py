@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sprec_ray.cluster.studies import sweep_trial
-from sprec_ray.cluster.studies.sweep_trial import SweepPlan, TrialProcess, TrialStopped, num_iterations
+from sprec_ray.cluster.studies import trial_process as sweep_trial
+from sprec_ray.cluster.studies.trial_process import SweepPlan, TrialProcess, TrialStopped, num_iterations
 from sprec_ray.config.sweep import load_sweep
 from sprec_ray.types import EvalResult
 
