@@ -1,1 +1,1 @@
-"""Thin entry points: each is a docstring and a call."""
+"""Thin entry points: each reads its arguments, makes a call and prints the outcome."""

@@ -28,14 +28,14 @@ PAIRWISE: frozenset[str] = frozenset(get_args(PairwiseLoss))
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PhaseConfig:
-    """One pass of supervised fine-tuning."""
+    """A phase of supervised fine-tuning, of one or more epochs."""
 
     learning_rate: PositiveFloat = 3e-4
     num_epochs: PositiveInt = 4
     global_batch_size: PositiveInt = 64
     micro_batch_size: MicroBatchSize = 4
     num_warmup_steps: NonNegativeInt = 20
-    """Linear warm-up to the learning rate, then linear decay to 0."""
+    """Linear warm-up to the learning rate, then linear decay towards 0; the last step is still above it."""
     weighting: Literal["none", "genre"] = "none"
     """``genre`` weights examples so that targets have the genres of histories (RW, IFairLRS)."""
 
@@ -50,7 +50,7 @@ class SelfPlaySftConfig(PhaseConfig):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PreferenceConfig:
-    """One pass of preference training."""
+    """A phase of preference training, of one or more epochs."""
 
     loss: Literal[PairwiseLoss, GroupLoss] = "dpo"
     """``softmax_dpo`` (S-DPO), ``dmpo`` and ``dmpo_pairs`` take any number of rejected titles, the others one.
@@ -73,7 +73,7 @@ class PreferenceConfig:
     micro_batch_size: MicroBatchSize = 2
     """Groups per forward pass of a worker, each a prompt and its 1 + N responses; ``auto`` takes what fits."""
     num_warmup_steps: NonNegativeInt = 20
-    """Linear warm-up to the learning rate, then linear decay to 0."""
+    """Linear warm-up to the learning rate, then linear decay towards 0; the last step is still above it."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -92,7 +92,8 @@ class SelfPlayConfig:
     temperature: PositiveFloat = 1.0
     """Of ``sample``."""
     exclude_history: bool = False
-    """Never reject a title that the user has already met."""
+    """Reject no answer of the policy that is in the example's history, of at most ``data.max_history`` titles. What
+    ``random_ratio`` draws may be in it; recommendations are not filtered."""
     random_ratio: Share = 0.0
     """Share of the self-play negatives that is replaced by uniformly drawn titles (section 5.4.1)."""
     sft: bool = True

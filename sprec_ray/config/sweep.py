@@ -109,7 +109,8 @@ class SweepConfig:
     """The rows that policies are measured on. What is chosen on the test rows is not measured by them any more."""
     asha: AshaConfig | None = None
     max_concurrent_trials: Concurrency = "auto"
-    """Trials at a time; never more than the cluster has room for as whole runs, which is ``auto``."""
+    """Trials at a time, never more than the cluster has room for as whole runs; ``auto`` also gives each of those that
+    train on a CPU cores of its own."""
     max_failures: NonNegativeInt = 1
     """How often a trial that fails is started again; it goes on after its last finished stage."""
 

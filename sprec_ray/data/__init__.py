@@ -1,4 +1,4 @@
-"""From raw files to examples, prompts and token ids, by pure functions. No torch; of run files only the catalogue."""
+"""Raw files to examples, prompts and token ids: readers, then pure functions. No torch; of run files the catalogue."""
 
 from sprec_ray.lazy import hand_on
 

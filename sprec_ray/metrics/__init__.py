@@ -1,4 +1,4 @@
-"""Metrics as pure functions of ranked places, and whether two policies differ. No titles, no files."""
+"""Metrics as pure functions of ranked places, tables made of titles, and whether two policies differ. No files."""
 
 from sprec_ray.lazy import hand_on
 

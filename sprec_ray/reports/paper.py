@@ -107,7 +107,7 @@ def differences_from_paper(flat_config: Mapping[str, Any]) -> list[tuple[str, An
     """(dotted key, our value, the paper's value) for every setting that differs, in the paper's order.
 
     The paper is DMPO's where ``data.task`` is pairs, else SPRec's.
-    ``flat_config`` is ``config_files.flatten(config_to_dict(config))``; keys it lacks are not compared.
+    ``flat_config`` is ``flatten(config_to_dict(config))`` of ``config.load``; keys it lacks are not compared.
 
     >>> differences_from_paper({"preference.beta": 1.0, "sft.num_epochs": 4})
     [('preference.beta', 1.0, 0.1)]

@@ -96,7 +96,7 @@ class Column:
 
     @property
     def unit(self) -> str:
-        """What the numbers count; empty for a metric without a display name."""
+        """What the numbers count; empty for a metric that ``UNITS`` lacks."""
         return UNITS.get(self.name, "")
 
     @property

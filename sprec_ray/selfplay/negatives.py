@@ -1,4 +1,4 @@
-"""From decoded rollouts to preference groups: which of the policy's own answers become rejected titles."""
+"""Rejected titles: the policy's own answers, drawn ones, ones like the target, mixtures; and an oracle's smoothing."""
 
 from __future__ import annotations
 

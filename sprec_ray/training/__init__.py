@@ -1,4 +1,4 @@
-"""Log-probabilities, losses and optimizer steps of SFT and preference training, in one process of a group. No Ray."""
+"""Losses and optimizer steps of SFT and preference training, in one process of a group; what memory fits. No Ray."""
 
 from sprec_ray.lazy import hand_on
 

@@ -127,7 +127,10 @@ def from_bytes(content: bytes, key: str) -> TrainingState | None:
 
 
 def state_key(phase: Phase, groups: Sequence[TokenGroup]) -> str:
-    """A name for what a phase computes: its seed, optimization, adapter, base model and groups, but not how."""
+    """A name for what a phase computes, not how: its seed, optimization, adapter settings, precision and groups.
+
+    The base model, and the adapters that the phase starts from and is measured against, are not in it.
+    """
     optimization = dataclasses.asdict(phase.optimization) | {"micro_batch_size": None}
     lora = None if phase.lora is None else dataclasses.asdict(phase.lora)
     settings = [phase.seed, optimization, lora, phase.dtype, phase.quantization]

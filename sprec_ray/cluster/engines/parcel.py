@@ -1,6 +1,7 @@
 """Files on their way to another machine: through Ray's object store, so that no path need be shared.
 
-The driver alone reads and writes the run directory. Workers and decoders get what they read as parcels.
+The run directory is the driver's. Workers and decoders get what they read as parcels: on the driver's machine they open
+its paths, elsewhere copies.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ from typing import Any
 import ray
 import ray.train.torch
 from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR, get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
@@ -47,14 +48,23 @@ class ReservedTrainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
         super().__init__(*args, train_loop_config={**train_loop_config, "reserved": reserved}, **kwargs)
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Without Train's watcher over its own groups: detached, it outlives the job when the controller is killed."""
+        """Without Train's watcher over its own groups: detached, it outlives the job when the controller is killed.
+
+        And without its manager of data sets, of which there are none: a process whose imports cost seconds of a launch.
+        """
         callbacks: list[Any] = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        idle = (PlacementGroupCleanerCallback, DatasetsCallback)
+        return [callback for callback in callbacks if not isinstance(callback, idle)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        # It waits for what it starts inside its event loop, which Ray would warn of.
-        environment = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0", **get_env_vars_to_propagate()}
+        # It waits for what it starts inside its event loop, which Ray would warn of. No worker asks whether a node is
+        # about to be taken away, and the process that watches for it imports torch beside the workers.
+        environment = {
+            RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0",
+            ENABLE_PREEMPTION_WATCHER_ENV_VAR: "0",
+            **get_env_vars_to_propagate(),
+        }
         actor = ray.remote(_TrainController).options(
             num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": environment}
         )

@@ -1,4 +1,4 @@
-"""One run from its checks to its report: Ray, resources, resume, results."""
+"""One run around its stages: checks, Ray, resources, whether it may go on or is finished, results. Trains nothing."""
 
 from sprec_ray.lazy import hand_on
 

@@ -1,4 +1,4 @@
-"""What a run does: each stage a function from files to files, done once."""
+"""What a run does: its stages from files to files, each done once, as methods of two classes, with their helpers."""
 
 from sprec_ray.lazy import hand_on
 

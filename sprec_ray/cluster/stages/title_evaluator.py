@@ -1,4 +1,8 @@
-"""Measures a policy's answers to the test rows, with embeddings computed by the training workers."""
+"""Ranks the catalogue by a policy's answers, by scores and by simple rules, and measures the rankings of the rows.
+
+The answers are titles that were searched or ranked, or texts that embeddings ground: a sentence model's, or the
+policy's, which the training workers compute.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every reader returns: the items, and either interactions or ready-made splits."""
+"""What every reader returns: the items, and either interactions, ready-made splits, or ready-made pairs."""
 
 from __future__ import annotations
 

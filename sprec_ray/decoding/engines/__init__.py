@@ -1,4 +1,4 @@
-"""Decoders: the protocol, and what fulfils it on transformers and on vLLM. Only these modules know an engine."""
+"""Decoders: the protocol, and what fulfils it on transformers and on vLLM. Nothing else calls an engine to decode."""
 
 from sprec_ray.lazy import hand_on
 

@@ -1,4 +1,4 @@
-"""The decoder on plain transformers and PEFT: the reference in tests, and the fallback where there is no vLLM."""
+"""The decoder on plain transformers, without PEFT: the reference in tests, the fallback where there is no vLLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page and files of a comparison, and the published numbers beside it."""
+"""The page and files of a comparison, the tests of differences over its runs' folders, and the published numbers."""
 
 from sprec_ray.lazy import hand_on
 

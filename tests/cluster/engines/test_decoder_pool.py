@@ -47,7 +47,7 @@ def reference(tiny: Any) -> TransformersDecoder:
 
 @pytest.fixture(scope="module")
 def pool(tiny: Any) -> Iterator[DecoderPool]:
-    with DecoderPool(pool_config(num_decoders=2), decoder_model(tiny), seed=0) as started:
+    with DecoderPool(pool_config(num_decoders=2), decoder_model(tiny), seed=0, index=tiny_index(tiny)) as started:
         yield started
 
 
@@ -154,46 +154,52 @@ def test_a_decoder_killed_while_it_decodes_changes_nothing(pool: DecoderPool, ti
 
 @pytest.mark.parametrize("kind", ["exact", "beam", "sample"])
 def test_a_search_in_the_pool_is_the_decoders_whatever_the_chunks_and_whoever_is_killed(
-    tiny: Any, reference: TransformersDecoder, rows: list[Row], kind: Literal["exact", "beam", "sample"]
+    pool: DecoderPool,
+    tiny: Any,
+    reference: TransformersDecoder,
+    rows: list[Row],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Literal["exact", "beam", "sample"],
 ) -> None:
+    """A decoder is killed in the search that draws: each row's seed goes along."""
     search = CatalogSearch(kind=kind, num_answers=3)
     index = tiny_index(tiny)
     prompts = [prompt for _, prompt in rows]
     reference.load_adapter(tiny.adapters[0])
     found = reference.catalog.search(index.trie, prompts, search, seeds=range(len(rows)))
     expected = [index.hypotheses(answers) for answers in found]
-    with DecoderPool(pool_config(chunk_size=2, num_decoders=2), decoder_model(tiny), seed=0, index=index) as pool:
-        pool.load_adapter(tiny.adapters[0])
-        process_id = ray.get(pool._actors[0].process_id.remote())
-        killed: list[str] = []
+    monkeypatch.setattr(pool, "_chunk_size", 2)
+    pool.load_adapter(tiny.adapters[0])
+    process_id = ray.get(pool._actors[0].process_id.remote())
+    seen: list[str] = []
 
-        def kill(text: str) -> bool:
-            if not killed:
-                os.kill(process_id, signal.SIGKILL)
-            killed.append(text)
-            return True
+    def kill(text: str) -> bool:
+        if not seen and kind == "sample":
+            os.kill(process_id, signal.SIGKILL)
+        seen.append(text)
+        return True
 
-        rollouts = pool.start_search(rows, search, is_valid=kill).result()
-        assert ray.get(pool._actors[0].process_id.remote()) != process_id
+    rollouts = pool.start_search(rows, search, is_valid=kill).result()
+    assert (ray.get(pool._actors[0].process_id.remote()) != process_id) == (kind == "sample")
     assert [rollout.example_id for rollout in rollouts] == [name for name, _ in rows]
-    assert len(killed) == len(rows)
+    assert len(seen) == len(rows)
     for rollout, hypotheses in zip(rollouts, expected, strict=True):
         assert [answer.text for answer in rollout.hypotheses] == [answer.text for answer in hypotheses]
         assert [answer.logp for answer in rollout.hypotheses] == pytest.approx([h.logp for h in hypotheses], abs=1e-4)
         assert rollout.gap == (None if search.kind == "beam" else 0.0)
 
 
-def test_a_ranking_in_the_pool_begins_with_what_an_exact_search_finds(tiny: Any, rows: list[Row]) -> None:
-    index = tiny_index(tiny)
-    with DecoderPool(pool_config(chunk_size=4), decoder_model(tiny), seed=0, index=index) as pool:
-        pool.load_adapter(tiny.adapters[1])
-        searched = pool.start_search(rows, CatalogSearch(num_answers=2)).result()
-        ranked = pool.start_rank(rows, ["Emma"] * len(rows), CatalogSearch(num_answers=2)).result()
+def test_a_ranking_in_the_pool_begins_with_what_an_exact_search_finds(
+    pool: DecoderPool, tiny: Any, rows: list[Row]
+) -> None:
+    pool.load_adapter(tiny.adapters[1])
+    searched = pool.start_search(rows, CatalogSearch(num_answers=2)).result()
+    ranked = pool.start_rank(rows, ["Emma"] * len(rows), CatalogSearch(num_answers=2)).result()
     for one, other in zip(searched, ranked, strict=True):
         assert [answer.text for answer in one.hypotheses] == [answer.text for answer in other.hypotheses]
         assert [answer.logp for answer in one.hypotheses] == pytest.approx([h.logp for h in other.hypotheses], abs=1e-4)
         assert other.target_rank is not None
-        assert 0 <= other.target_rank < len(index.titles)
+        assert 0 <= other.target_rank < len(tiny_index(tiny).titles)
 
 
 @pytest.mark.parametrize(("num_decoders", "chunk_size"), [(1, 1), (1, 64), (2, 1), (2, 2), (2, 64)])
@@ -277,9 +283,9 @@ def test_progress_is_logged_without_a_terminal(
 
 
 def test_an_adapter_that_is_silently_not_applied_is_found_out(
-    tiny: Any, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pool: DecoderPool, tiny: Any, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Real decoders, of which the second forgets every adapter; the trainer's side is PEFT."""
+    """Real decoders, of which the last forgets every adapter; the trainer's side is PEFT."""
 
     class Forgetful(DecoderActor):
         def load_adapter(self, adapter: Any) -> None:
@@ -295,16 +301,14 @@ def test_an_adapter_that_is_silently_not_applied_is_found_out(
     engines._encoder = SimpleNamespace(prompt=lambda history, **_: prompt)
     engines.remember_canary(policy, {"prompt": prompt, "response": response, "logp": logp})
     example = Example(example_id="0", history=("Dune",), target="Emma")
-    with DecoderPool(pool_config(), decoder_model(tiny), seed=0) as honest:
-        engines._pool = honest
-        decode = partial(engines.decode, policy, [example], "model", search=1, label="")
-        (rollout,) = decode().result()
-        monkeypatch.setattr("sprec_ray.cluster.engines.decoder_pool.DecoderActor", Forgetful)
-        with DecoderPool(pool_config(), decoder_model(tiny), seed=0) as forgetful:
-            honest._actors += forgetful._actors
-            with pytest.raises(DecodingError, match="it does not hold this adapter"):
-                decode()
-            honest._actors.pop()
+    engines._pool = pool
+    decode = partial(engines.decode, policy, [example], "model", search=1, label="")
+    (rollout,) = decode().result()
+    monkeypatch.setattr("sprec_ray.cluster.engines.decoder_pool.DecoderActor", Forgetful)
+    with DecoderPool(pool_config(), decoder_model(tiny), seed=0) as forgetful:
+        monkeypatch.setattr(pool, "_actors", pool._actors + forgetful._actors)
+        with pytest.raises(DecodingError, match="it does not hold this adapter"):
+            decode()
     assert rollout.example_id == "0"
 
 

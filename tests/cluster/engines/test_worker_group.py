@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from sprec_ray.cluster.engines import worker_group
+from sprec_ray.cluster.engines.kept import KeptEngines
 from sprec_ray.cluster.engines.tasks import EmbedTask, ReadPolicy, TrainTask
 from sprec_ray.cluster.engines.worker_group import TrainingError, TrainingSession
 from sprec_ray.config.data import ScratchConfig
@@ -48,7 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train_all(folder: Path, training: TrainingConfig, name: str) -> tuple[dict[str, float], dict[str, float]]:
+def train_all(
+    session: TrainingSession, folder: Path, training: TrainingConfig, name: str
+) -> tuple[dict[str, float], dict[str, float]]:
     """SFT, then preference training from it, then embeddings, in one session; returns first and last step metrics."""
     phase = Phase(
         model_path=str(folder / "model"),
@@ -80,21 +83,23 @@ def train_all(folder: Path, training: TrainingConfig, name: str) -> tuple[dict[s
         ),
         texts=("Dune", "Emma", "An unknown title"),
     )
-    session = TrainingSession(training, storage=folder / "ray")
-    try:
-        session.run(TrainTask(phase=phase, rows_path=str(folder / "sft.jsonl"), text=TEXT), label="sft")
-        summary = session.run(TrainTask(phase=preference, rows_path=str(folder / "rows.jsonl"), text=TEXT), label="dpo")
-        np.save(folder / name / "embeddings.npy", session.run(embed, label="embed")["vectors"])
-    finally:
-        session.close()
+    session.run(TrainTask(phase=phase, rows_path=str(folder / "sft.jsonl"), text=TEXT), label="sft")
+    summary = session.run(TrainTask(phase=preference, rows_path=str(folder / "rows.jsonl"), text=TEXT), label="dpo")
+    np.save(folder / name / "embeddings.npy", session.run(embed, label="embed")["vectors"])
     return summary["steps"][0], summary["steps"][-1]
 
 
-@pytest.mark.usefixtures("ray_session")
-def test_two_workers_train_the_same_adapter_as_one(folder: Path) -> None:
+def test_two_workers_train_the_same_adapter_as_one(kept: KeptEngines, folder: Path) -> None:
     """Losses are normalised over the global batch, so the share-out changes nothing but summation order."""
-    one = train_all(folder, TrainingConfig(num_threads=1), "one")
-    two = train_all(folder, TrainingConfig(num_threads=1, num_workers=2), "two")
+    alone = TrainingConfig(num_threads=1)
+    session = kept.session(alone, lambda: TrainingSession(alone, storage=folder / "ray"))
+    one = train_all(session, folder, alone, "one")
+    both = TrainingConfig(num_threads=1, num_workers=2)
+    session = TrainingSession(both, storage=folder / "ray")
+    try:
+        two = train_all(session, folder, both, "two")
+    finally:
+        session.close()
     for stage in ("sft", "preference"):
         ours, theirs = (load_file(folder / name / stage / "adapter_model.safetensors") for name in ("one", "two"))
         assert ours.keys() == theirs.keys()
