@@ -103,7 +103,7 @@ def test_workers_share_the_rows_and_all_have_every_score(model: str, monkeypatch
         out[: len(shards)] = shards
 
     monkeypatch.setattr(reading.dist, "all_gather_object", gather)
-    with pytest.raises(KeyError):  # the first one lacks the other's shard, which is not there yet
+    with pytest.raises(AttributeError):  # the first one lacks the other's shard, which is not there yet
         score(task(model), Worker(0, 2, torch.device("cpu")))
     both = score(task(model), Worker(1, 2, torch.device("cpu")))["logps"]
     assert [len(shard) for shard in shards] == [4, 3]

@@ -54,7 +54,7 @@ def test_answers_are_judged_and_candidates_ranked(tmp_path: Path) -> None:
     assert (result.metrics["hit_ratio@1"], result.metrics["valid_ratio"], result.metrics["hr@1"]) == (0.5, 0.5, 0.5)
     assert result.metrics["title_ratio"] == 0.5
     assert result.metrics["ndcg@3"] == pytest.approx(0.75)
-    assert asked[0].adapter == "somewhere"
+    assert asked[0].policy.adapter == "somewhere"
     assert [(group.chosen, *group.rejected) for group in asked[0].groups] == [row.candidates for row in ROWS]
     assert read_json(stage.path / "grounded.json") == [["Dune", "It", "1984"]] * 2
     predictions = read_json(stage.path / "predictions.json")

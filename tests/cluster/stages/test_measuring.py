@@ -27,7 +27,7 @@ class Engines:
     """Answers T0 to everything, after a while."""
 
     decoder_name = "fake"
-    embed = None
+    read = None
 
     def decode(self, policy: None, examples: list[Example], model_path: str, **_: Any) -> Any:
         def result() -> list[Rollout]:

@@ -38,10 +38,10 @@ def test_all_engines_hold_the_weights_in_the_form_that_is_configured(
     found = [stages._phase(Stage(tmp_path / "sft"), stages.config.sft, POLICY, None).quantization]
 
     def embed(task: EmbedTask, label: str) -> dict[str, Any]:
-        found.append(task.quantization)
+        found.append(task.policy.quantization)
         return {"compute_s": 0.0, "vectors": np.ones((1, 2), dtype=np.float32)}
 
-    stages.measurement.evaluator._run_embedding = embed
+    stages.measurement.evaluator.reads = embed
     stages.measurement.evaluator._policy_embedder("sft", POLICY)(["Dune"])
 
     def pool(decoding: Any, model: DecoderModel, **_: Any) -> Any:
