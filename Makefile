@@ -13,8 +13,9 @@ PIP := $(BIN)/pip install --disable-pip-version-check
 # Nothing is shown of an installation that succeeds, and all of one that fails.
 LOG := .venv/install.log
 QUIETLY = >>$(LOG) 2>&1 || { cat $(LOG); exit 1; }
-# Two processes: one holds the tests' Ray and its engines, the other runs what needs none or its own.
-SIDE_BY_SIDE ?= -n 2 --no-loadscope-reorder
+# Processes of the tests, which spend a third of their time waiting: two hold a Ray and its engines, the third runs what
+# needs none, then all run what starts a Ray of its own.
+SIDE_BY_SIDE ?= -n 3 --no-loadscope-reorder
 
 .PHONY: install demo quick test soak lint type clean
 
@@ -25,7 +26,7 @@ install: $(STAMP)
 
 # In under two minutes: everything that needs neither Ray nor a decoder nor DeepSpeed.
 quick: lint type
-	$(BIN)/pytest -m "not slow and not soak"
+	$(BIN)/pytest -m "not slow and not soak" -n 2
 
 # Everything that a change can break.
 test: lint type

@@ -9,6 +9,7 @@ from jobs import plan_memory
 from sprec_ray.config.run import ConfigError
 
 
+@pytest.mark.slow
 def test_the_planner_prints_sft_and_every_number_of_negatives(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

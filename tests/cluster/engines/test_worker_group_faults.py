@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def task_of(folder: Path, name: str, training: TrainingConfig) -> TrainTask:
-    """Six hundred short steps with dropout."""
+    """Two hundred short steps with dropout."""
     phase = Phase(
         model_path=str(folder / "model"),
         dtype="float32",
@@ -56,7 +56,7 @@ def task_of(folder: Path, name: str, training: TrainingConfig) -> TrainTask:
         seed=3,
         training=training,
         lora=LoraConfig(rank=4, alpha=8, dropout=0.1),
-        optimization=PhaseConfig(num_epochs=300, global_batch_size=8, micro_batch_size=4, learning_rate=1e-2),
+        optimization=PhaseConfig(num_epochs=100, global_batch_size=8, micro_batch_size=4, learning_rate=1e-2),
     )
     return TrainTask(phase=phase, rows_path=str(folder / "rows.jsonl"), text=TEXT)
 
@@ -76,7 +76,7 @@ def processes(name: str) -> list[psutil.Process]:
 @pytest.mark.parametrize(("victim", "num_workers"), [("RayTrainWorker", 2), ("TrainController", 1)])
 def test_a_killed_process_costs_a_few_steps_and_no_bit(folder: Path, victim: str, num_workers: int) -> None:
     """The first saved state pulls the trigger; a worker that loses its peer must not end the run either."""
-    training = TrainingConfig(num_threads=1, num_workers=num_workers, cpus_per_worker=0.5, save_steps=50)
+    training = TrainingConfig(num_threads=1, num_workers=num_workers, cpus_per_worker=0.5, save_steps=20)
     states: list[bytes] = []
 
     def kill_one(state: bytes) -> None:
@@ -91,7 +91,7 @@ def test_a_killed_process_costs_a_few_steps_and_no_bit(folder: Path, victim: str
     finally:
         session.close()
     assert undisturbed["num_resumed_steps"] == 0
-    assert killed["num_resumed_steps"] >= 50
+    assert killed["num_resumed_steps"] >= 20
     assert killed["steps"] == undisturbed["steps"]
     one, other = (folder / f"{name}-{victim}" / "adapter_model.safetensors" for name in ("whole", "killed"))
     assert one.read_bytes() == other.read_bytes()
