@@ -23,28 +23,17 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def group_of(nodeid: str) -> str:
-    """What must run in one process of those that run side by side: it shares a Ray, engines or models."""
-    place = nodeid.partition("::")[0].removeprefix("tests/")
-    if "/clusters/" in place:
-        return place  # each file starts a Ray of its own
-    folder = place.partition("/")[0]
-    return "cluster" if folder == "jobs" else folder
+    """Which of three processes runs a test, where they run side by side: two hold a Ray and its engines."""
+    if "/clusters/" in nodeid:  # each file starts a Ray of its own
+        return "cluster" if "test_two_nodes" in nodeid or "test_job_submit" in nodeid else "units"
+    folder = nodeid.removeprefix("tests/").partition("/")[0]
+    return {"end_to_end": folder, "cluster": folder, "jobs": "cluster"}.get(folder, "units")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Side by side the longest groups begin first, with the runs that others compare theirs with; those come last.
-
-    Each process is given its second group at once: small ones, which may wait behind the longest.
-    """
-
-    def turn(item: pytest.Item) -> tuple[int, bool]:
-        group = group_of(item.nodeid)
-        ranks = {"end_to_end": 0, "cluster": 1, "decoding": 2, "training": 4}
-        small, last = 3 if group.startswith("test_") else 5, 6
-        return last if "/clusters/" in item.nodeid else ranks.get(group, small), "/test_run.py" not in item.nodeid
-
+    """Side by side the runs that others compare theirs with come first, and those others last."""
     if hasattr(config, "workerinput"):
-        items.sort(key=turn)
+        items.sort(key=lambda item: ("/clusters/" in item.nodeid, "/test_run.py" not in item.nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)

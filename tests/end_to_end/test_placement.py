@@ -10,7 +10,7 @@ import pytest
 
 from sprec_ray.cluster.runs.run import RunOutcome, train_selfplay
 from sprec_ray.storage.timeline import read_timeline
-from tests.fixture_types import Make
+from tests.fixture_types import Make, Train
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,9 @@ ROLLOUTS, ADAPTER = "rollouts/rollouts.jsonl", "preference/adapter_model.safeten
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_an_iteration_is_the_same_in_every_placement(placement: str, undisturbed: RunOutcome, tiny: Make) -> None:
+def test_an_iteration_is_the_same_in_every_placement(
+    placement: str, undisturbed: RunOutcome, train: Train, tiny: Make
+) -> None:
     """The first SFT is taken from the undisturbed run, the iteration is done again: a launch of workers takes long."""
     expected = undisturbed.report.parent
     folder = expected.parent / placement
@@ -42,7 +44,8 @@ def test_an_iteration_is_the_same_in_every_placement(placement: str, undisturbed
     for stage in ("iteration-0", "evaluations/iteration-0"):
         shutil.rmtree(folder / stage)
 
-    outcome = train_selfplay(tiny(placement, *OVERRIDES[placement]))
+    run = train if placement == "colocate" else train_selfplay  # sequential launches its engines in turn
+    outcome = run(tiny(placement, *OVERRIDES[placement]))
 
     assert outcome.results == undisturbed.results
     for file in (ROLLOUTS, ADAPTER):

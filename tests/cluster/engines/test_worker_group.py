@@ -9,7 +9,7 @@ from transformers.utils import logging as transformers_logging
 
 from sprec_ray.cluster.engines import worker_group
 from sprec_ray.cluster.engines.kept import KeptEngines
-from sprec_ray.cluster.engines.tasks import EmbedTask, ReadPolicy, TrainTask
+from sprec_ray.cluster.engines.tasks import EmbedTask, ReadPolicy, ScoreTask, TrainTask
 from sprec_ray.cluster.engines.worker_group import TrainingError, TrainingSession
 from sprec_ray.config.data import ScratchConfig
 from sprec_ray.config.methods import PhaseConfig, PreferenceConfig
@@ -19,7 +19,7 @@ from sprec_ray.data.tokens import TextSettings
 from sprec_ray.models.scratch import write_untrained_model
 from sprec_ray.storage.artifacts import write_rows
 from sprec_ray.training.phase import Phase
-from sprec_ray.types import PreferenceGroup
+from sprec_ray.types import JudgementGroup, PreferenceGroup
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train_all(
     session: TrainingSession, folder: Path, training: TrainingConfig, name: str
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """SFT, then preference training from it, then embeddings, in one session; returns first and last step metrics."""
+    """SFT, then preference training from it, embeddings and scores, in one session; first and last step metrics."""
     phase = Phase(
         model_path=str(folder / "model"),
         dtype="float32",
@@ -73,23 +73,27 @@ def train_all(
         reference_adapter=str(folder / name / "sft"),
         optimization=PreferenceConfig(num_epochs=2, global_batch_size=4, micro_batch_size=1, learning_rate=1e-3),
     )
-    embed = EmbedTask(
-        policy=ReadPolicy(
-            model_path=str(folder / "model"),
-            dtype="float32",
-            trust_remote_code=False,
-            adapter=str(folder / name / "preference"),
-            lora=LORA,
-        ),
-        texts=("Dune", "Emma", "An unknown title"),
+    policy = ReadPolicy(
+        model_path=str(folder / "model"),
+        dtype="float32",
+        trust_remote_code=False,
+        adapter=str(folder / name / "preference"),
+        lora=LORA,
+    )
+    embed = EmbedTask(policy=policy, texts=("Dune", "Emma", "An unknown title"))
+    judgements = tuple(
+        JudgementGroup(example_id=title, history=("Dune",), candidates=((title, "Emma"),), answers=((title, "Emma"),))
+        for title in TITLES
     )
     session.run(TrainTask(phase=phase, rows_path=str(folder / "sft.jsonl"), text=TEXT), label="sft")
     summary = session.run(TrainTask(phase=preference, rows_path=str(folder / "rows.jsonl"), text=TEXT), label="dpo")
     np.save(folder / name / "embeddings.npy", session.run(embed, label="embed")["vectors"])
+    scored = session.run(ScoreTask(policy=policy, groups=judgements, text=TEXT), label="score")["logps"]
+    np.save(folder / name / "scores.npy", [sum(tokens) for (tokens,) in scored])
     return summary["steps"][0], summary["steps"][-1]
 
 
-def test_two_workers_train_the_same_adapter_as_one(kept: KeptEngines, folder: Path) -> None:
+def test_two_workers_train_embed_and_score_as_one(kept: KeptEngines, folder: Path) -> None:
     """Losses are normalised over the global batch, so the share-out changes nothing but summation order."""
     alone = TrainingConfig(num_threads=1)
     session = kept.session(alone, lambda: TrainingSession(alone, storage=folder / "ray"))
@@ -107,8 +111,9 @@ def test_two_workers_train_the_same_adapter_as_one(kept: KeptEngines, folder: Pa
         assert max(float(ours[key].abs().max()) for key in ours if "lora_B" in key) > 1e-3
     for ours_metrics, theirs_metrics in zip(one, two, strict=True):
         assert ours_metrics == pytest.approx(theirs_metrics, abs=1e-4)
-    embeddings = [np.load(folder / name / "embeddings.npy") for name in ("one", "two")]
-    np.testing.assert_allclose(embeddings[0], embeddings[1], atol=1e-4)
+    for array in ("embeddings", "scores"):
+        ours, theirs = (np.load(folder / name / f"{array}.npy") for name in ("one", "two"))
+        np.testing.assert_allclose(ours, theirs, atol=1e-3, err_msg=array)
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,27 @@ def processes(name: str) -> list[psutil.Process]:
     return sorted(found, key=lambda process: process.create_time())
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize(("victim", "num_workers"), [("RayTrainWorker", 2), ("TrainController", 1)])
-def test_a_killed_process_costs_a_few_steps_and_no_bit(folder: Path, victim: str, num_workers: int) -> None:
+TRAINING = TrainingConfig(num_threads=1, num_workers=2, cpus_per_worker=0.5, save_steps=20)
+
+
+@pytest.fixture(scope="module")
+def session(ray_session: None, folder: Path) -> Iterator[TrainingSession]:
+    """Two workers that must not be ended by what ends one of them, or their controller."""
+    session = TrainingSession(TRAINING, storage=folder / "ray")
+    yield session
+    session.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(session: TrainingSession, folder: Path) -> dict[str, Any]:
+    return session.run(task_of(folder, "whole", TRAINING), label="whole")
+
+
+@pytest.mark.parametrize("victim", ["RayTrainWorker", "TrainController"])
+def test_a_killed_process_costs_a_few_steps_and_no_bit(
+    session: TrainingSession, undisturbed: dict[str, Any], folder: Path, victim: str
+) -> None:
     """The first saved state pulls the trigger; a worker that loses its peer must not end the run either."""
-    training = TrainingConfig(num_threads=1, num_workers=num_workers, cpus_per_worker=0.5, save_steps=20)
     states: list[bytes] = []
 
     def kill_one(state: bytes) -> None:
@@ -84,16 +100,11 @@ def test_a_killed_process_costs_a_few_steps_and_no_bit(folder: Path, victim: str
         if len(states) == 1:
             os.kill(processes(victim)[-1].pid, signal.SIGKILL)
 
-    session = TrainingSession(training, storage=folder / "ray")
-    try:
-        undisturbed = session.run(task_of(folder, f"whole-{victim}", training), label="whole")
-        killed = session.run(task_of(folder, f"killed-{victim}", training), label="killed", keep_state=kill_one)
-    finally:
-        session.close()
+    killed = session.run(task_of(folder, victim, TRAINING), label="killed", keep_state=kill_one)
     assert undisturbed["num_resumed_steps"] == 0
     assert killed["num_resumed_steps"] >= 20
     assert killed["steps"] == undisturbed["steps"]
-    one, other = (folder / f"{name}-{victim}" / "adapter_model.safetensors" for name in ("whole", "killed"))
+    one, other = (folder / name / "adapter_model.safetensors" for name in ("whole", victim))
     assert one.read_bytes() == other.read_bytes()
 
 
@@ -103,19 +114,18 @@ def group_of(session: TrainingSession) -> PlacementGroupTableData:
     return next(group for group in groups if group.placement_group_id == session._reserved.id.binary())
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
-def test_a_state_that_cannot_be_written_is_an_error_of_the_disk(folder: Path) -> None:
-    training = TrainingConfig(num_threads=1, save_steps=1)
+def test_a_state_that_cannot_be_written_is_an_error_of_the_disk_and_what_was_reserved_is_free(
+    session: TrainingSession, folder: Path
+) -> None:
+    """The last task of the session: it is closed with the task unfinished and its mailbox dead."""
 
     def full(state: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "state.safetensors")
 
-    free = ray.available_resources()["CPU"]
-    session = TrainingSession(training, storage=folder / "ray")
+    free = ray.available_resources().get("CPU", 0)
     try:
         with pytest.raises(OSError, match=r"No space left on device: 'state.safetensors'"):
-            session.run(task_of(folder, "full", training), label="full", keep_state=full)
+            session.run(task_of(folder, "full", TRAINING), label="full", keep_state=full)
     finally:
         reserved = group_of(session)
         assert ActorID(reserved.creator_actor_id).is_nil()  # the driver's, so Ray removes it with the job
@@ -125,7 +135,7 @@ def test_a_state_that_cannot_be_written_is_an_error_of_the_disk(folder: Path) ->
     assert not session._thread.is_alive()
     assert group_of(session).state == PlacementGroupTableData.REMOVED
     deadline = time.monotonic() + 30
-    while ray.available_resources().get("CPU", 0) < free:
+    while ray.available_resources().get("CPU", 0) < free + TRAINING.num_workers * TRAINING.cpus_per_worker:
         assert time.monotonic() < deadline, "the workers still hold their resources"
         time.sleep(0.2)
 

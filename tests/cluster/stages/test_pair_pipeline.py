@@ -128,13 +128,6 @@ def test_a_finished_run_does_nothing_and_a_deleted_evaluation_is_made_again(
     assert again.results == dmpo.results == read_results(run_folder(config))
 
 
-def test_two_workers_score_as_one(dmpo: RunOutcome, make: Make) -> None:
-    config = make("two-workers", "training.num_workers=2", "selfplay.num_iterations=0", "evaluation.base=false")
-    sft = train_selfplay(config).results[0]
-    one = {result.label: result for result in dmpo.results}["sft"]
-    assert sft.metrics["auc_sum_logp"] == pytest.approx(one.metrics["auc_sum_logp"], abs=0.05)
-
-
 def test_other_losses_and_numbers_share_the_first_stages(dmpo: RunOutcome, train: Train, make: Make) -> None:
     config = make("dpo", "preference.loss=dpo", "selfplay.num_negatives=1")
     outcome = train(config)
