@@ -13,9 +13,8 @@ PIP := $(BIN)/pip install --disable-pip-version-check
 # Nothing is shown of an installation that succeeds, and all of one that fails.
 LOG := .venv/install.log
 QUIETLY = >>$(LOG) 2>&1 || { cat $(LOG); exit 1; }
-# Processes of the tests, which wait a third of their time: two hold a Ray and its engines, the third runs what needs
-# none. What starts a Ray of its own is shared among them.
-SIDE_BY_SIDE ?= -n 3 --no-loadscope-reorder
+# Two processes of tests: whole runs in one, all else in the other (tests/conftest.py).
+SIDE_BY_SIDE ?= -n 2 --no-loadscope-reorder
 
 .PHONY: install demo quick test soak lint type clean
 

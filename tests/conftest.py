@@ -23,11 +23,10 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def group_of(nodeid: str) -> str:
-    """Which of three processes runs a test, where they run side by side: two hold a Ray and its engines."""
+    """Which of two processes runs a test, where they run side by side: each has a Ray with kept engines."""
     if "/clusters/" in nodeid:  # each file starts a Ray of its own
-        return "cluster" if "test_two_nodes" in nodeid or "test_job_submit" in nodeid else "units"
-    folder = nodeid.removeprefix("tests/").partition("/")[0]
-    return {"end_to_end": folder, "cluster": folder, "jobs": "cluster"}.get(folder, "units")
+        return "runs" if "test_two_nodes" in nodeid or "test_killed_driver" in nodeid else "parts"
+    return "runs" if "/end_to_end/" in nodeid else "parts"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

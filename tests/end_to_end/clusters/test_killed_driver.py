@@ -1,6 +1,7 @@
 """The main job as a user starts it, killed with its cluster and alone, and started again."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[3]
 TIMEOUT_S = 300
+RAY_HELPER = re.compile("DashboardAgent|RuntimeEnvAgent|dashboard/agent.py|runtime_env/agent")
 
 
 def environment() -> dict[str, str]:
@@ -42,6 +44,14 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def title(pid: int) -> str:
+    """What a process calls itself."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def is_running(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     try:
@@ -64,7 +74,7 @@ def test_a_run_goes_on_after_its_cluster_was_lost_and_again_after_its_driver_was
     """The head dies in the middle of the SFT, and the driver with it, as at a loss of power. Then, on a Ray of its own,
 
     the driver is killed in the middle of decoding: no process stays, and what was done is not done again.
-    Two helpers of a Ray whose head is dead try for a minute to tell it so: they are waited for at the end.
+    Only two helpers of a Ray whose head is dead try for a minute to tell it so.
     """
     folder = output_dir / "killed"
     often = ["training.save_steps=2", *LONG_SFT, "decoding.chunk_size=2"]
@@ -87,7 +97,7 @@ def test_a_run_goes_on_after_its_cluster_was_lost_and_again_after_its_driver_was
     )
     wait_for(lambda: chunks.is_dir() and len(list(chunks.iterdir())) > 2, job)
     assert read_json(folder / "sft" / MARKER)["summary"]["num_resumed_steps"] > 0
-    below = descendants(job.pid)
+    below = {pid for pid in descendants(job.pid) if not RAY_HELPER.search(title(pid))}
     job.send_signal(signal.SIGKILL)
     job.wait()
     kept = {file: file.stat().st_mtime_ns for file in chunks.iterdir()}
