@@ -14,7 +14,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check
 LOG := .venv/install.log
 QUIETLY = >>$(LOG) 2>&1 || { cat $(LOG); exit 1; }
 # Two processes of tests: whole runs in one, all else in the other (tests/conftest.py).
-SIDE_BY_SIDE ?= -n 2 --no-loadscope-reorder
+SIDE_BY_SIDE ?= -n 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: install demo quick test soak lint type clean
 
