@@ -18,6 +18,7 @@ from sprec_ray.decoding.catalog.search import Found
 from sprec_ray.decoding.catalog.trie import Trie, build_trie
 from sprec_ray.decoding.engines.decoder_model import DecoderModel
 from sprec_ray.decoding.engines.make import make_decoder
+from sprec_ray.decoding.engines.protocol import Decoder
 from sprec_ray.types import AdapterCheckpoint
 
 WIDEST = 20
@@ -69,7 +70,7 @@ class Work:
         """The model's longest text."""
         return int(json.loads((Path(self.model) / "config.json").read_text())["max_position_embeddings"])
 
-    def decoder(self, engine: Literal["vllm", "transformers"]) -> Any:
+    def decoder(self, engine: Literal["vllm", "transformers"]) -> Decoder:
         """Our decoder on an engine."""
         model = DecoderModel(path=self.model, max_model_len=self.positions(), max_beam_width=WIDEST)
         return make_decoder(DecodingConfig(engine=engine), model, use_gpu=False, seed=0)
@@ -93,7 +94,7 @@ def searched(
             search = CatalogSearch(kind=kind, num_answers=width)  # type: ignore[arg-type]
             decoder.catalog.search(trie, work.prompts[:WARM_UP], search)
             key = f"{kind} {width}"
-            seconds[key], found = timed(decoder.search, trie, work.prompts, search)
+            seconds[key], found = timed(decoder.catalog.search, trie, work.prompts, search)
             answers[key] = [as_lists(one) for one in found]
             tokens[key] = float(np.mean([one.num_tokens for one in found]))
             mass[key] = float(np.mean([np.exp(one.logps).sum() for one in found]))
@@ -125,7 +126,8 @@ def _share(work: Work, trie: Trie, size: int, answers: Sequence[tuple[list[int],
 
 def decoded(work: Work, *, beams: Sequence[int], count: int) -> dict[str, Any]:
     """Free beams on vLLM, the catalogue left aside."""
-    decoder, prompts, seconds = work.decoder("vllm"), work.prompts[:count], {}
+    decoder: Any = work.decoder("vllm")  # what only vLLM has is called below
+    prompts, seconds = work.prompts[:count], {}
     for width in beams:
         decoder.decode(prompts[:2], beam_width=width, max_new_tokens=work.max_tokens)
         decoder._forget_prefixes()
@@ -137,7 +139,7 @@ def ranked(work: Work, *, size: int, count: int) -> dict[str, Any]:
     """The true ten most probable items, from the log-probabilities of all; and the catalogue's mass."""
     decoder, trie = work.decoder("transformers"), work.trie(size)
     leaf_of_items = trie.leaf_of_items()
-    seconds, logps = timed(decoder.rank, trie, work.prompts[:count])
+    seconds, logps = timed(decoder.catalog.rank, trie, work.prompts[:count])
     best = np.argsort(-logps, axis=1, kind="stable")[:, :10]
     return {
         "seconds": {"rank": seconds},
@@ -162,7 +164,7 @@ def grown(work: Work, *, size: int, count: int) -> dict[str, Any]:
     for kind in ("exact", "beam"):
         search = CatalogSearch(kind=kind, num_answers=10)
         decoder.catalog.search(trie, prompts[:WARM_UP], search)
-        seconds[kind], found[kind] = timed(decoder.search, trie, prompts, search)
+        seconds[kind], found[kind] = timed(decoder.catalog.search, trie, prompts, search)
     return {
         "seconds": seconds,
         "count": len(prompts),

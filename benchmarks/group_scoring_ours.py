@@ -32,7 +32,7 @@ RESPONSE_PERCENTILES = (5, 5, 7, 8, 10, 12, 12, 13, 14, 15, 17, 19, 21, 26, 52)
 GOODREADS_INSTRUCTION = 62
 """Tokens of SPRec's 5,000 Goodreads rows (its train.json), and of the beginning that all their prompts share.
 
-Text of ``TokenEncoder`` with the ``alpaca`` template, by the byte-level BPE of 3,000 that ``training/scratch.py``
+Text of ``TokenEncoder`` with the ``alpaca`` template, by the byte-level BPE of 3,000 that ``models/scratch.py``
 learns on titles and prompts, as runs do. Learned on titles alone it spells the instruction out: 157 common tokens of
 304. The tails need their own percentiles: straight lines between tenths pad batches of 8 by 17 % and not by 12 %.
 """

@@ -150,12 +150,14 @@ def _kind(annotation: ast.expr) -> str:
     """A type for people: ``Annotated[int, Field(ge=50)]`` is ``whole number >= 50``."""
     if isinstance(annotation, ast.BinOp):
         return f"{_kind(annotation.left)}, or null"
+    if isinstance(annotation, ast.Name) and annotation.id == "Loss":
+        return ", ".join(f"`{value}`" for value in get_args(methods.Loss))
     if not isinstance(annotation, ast.Subscript):
         return TYPES[ast.unparse(annotation)]
     inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
     match ast.unparse(annotation.value):
         case "Literal":
-            return ", ".join(f"`{value}`" for node in inner for value in _literals(node))
+            return ", ".join(f"`{ast.literal_eval(value)}`" for value in inner)
         case "tuple":
             count = "list" if ast.unparse(inner[-1]) == "..." else f"list of {len(inner)}"
             return f"{count}: {_kind(inner[0])}"
@@ -163,11 +165,6 @@ def _kind(annotation: ast.expr) -> str:
             bounds = inner[1].keywords if isinstance(inner[1], ast.Call) else []
             limits = [f"{SIGNS[word.arg]} {ast.unparse(word.value)}" for word in bounds if word.arg in SIGNS]
             return " ".join([_kind(inner[0]), " and ".join(limits)])
-
-
-def _literals(node: ast.expr) -> tuple[Any, ...]:
-    """A literal's value, or those of the ``Literal`` that a name of the configuration stands for."""
-    return get_args(getattr(methods, node.id)) if isinstance(node, ast.Name) else (ast.literal_eval(node),)
 
 
 def _plain(value: Any) -> str:

@@ -60,7 +60,7 @@ def _folder(folder: Path, depth: int) -> Iterator[str]:
         if file.is_file() and file.suffix in SUFFIXES and not mirrored:
             yield _line(file.name, depth + 1, first_sentence(file))
     for entry in entries:
-        if entry.is_dir():
+        if entry.is_dir() and any(file.suffix in SUFFIXES for file in entry.rglob("*.*")):  # git leaves caches behind
             yield from _folder(entry, depth + 1)
 
 

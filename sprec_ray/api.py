@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from sprec_ray.cluster.engines.catalog_index import catalog_index
 from sprec_ray.cluster.engines.search_settings import decoder_model
+from sprec_ray.cluster.stages.language_model import given_model
 from sprec_ray.config.load import make_config, read_yaml
 from sprec_ray.config.run import ConfigError, RunConfig
 from sprec_ray.data.catalog import Catalog
@@ -56,14 +58,19 @@ class RunResults:
         Raises ValueError for a policy that the run does not have, or has not yet.
         """
         if not self.model or policy not in {"base", *self.adapters}:
-            known = ", ".join(["base", *self.adapters]) if self.model else "none yet"
+            known = ", ".join(["base", *self.adapters]) if self.model else "none, or none yet"
             raise ValueError(f"{self.folder} has no policy {policy!r}; it has: {known}")
+        if not Path(self.model).is_dir() and self.config.model.name_or_path == "scratch":
+            raise ValueError(
+                f"the small Llama of {self.folder} is not at {self.model} any more; run jobs.train_selfplay with "
+                "another name= to make it again, or call search_catalog with model="
+            )
         adapter = self.adapters.get(policy)
         return search_catalog(histories, self.titles, config=self.config, model=self.model, adapter=adapter, k=k)
 
 
 def read_run(folder: str | Path) -> RunResults:
-    """The configuration, results, adapters and catalogue of a run, finished or not, from its folder.
+    """The configuration, results, adapters and catalogue of a run, finished or not, from its folder on this machine.
 
     Raises ValueError for a folder that holds no run.
     """
@@ -74,10 +81,11 @@ def read_run(folder: str | Path) -> RunResults:
     results = folder / "results.json"
     stages = {"sft": folder / "sft"}
     for iteration in range(config.selfplay.num_iterations):
-        last = "preference" if config.selfplay.preference else "sft"
-        stages[f"iteration-{iteration}"] = folder / f"iteration-{iteration}" / last
+        trained = [name for name in ("sft", "preference") if getattr(config.selfplay, name)]
+        if trained:
+            stages[f"iteration-{iteration}"] = folder / f"iteration-{iteration}" / trained[-1]
     adapters = {label: stage for label, stage in stages.items() if (stage / MARKER).is_file()}
-    model = read_json(adapters["sft"] / _ADAPTER_FILE)["base_model_name_or_path"] if "sft" in adapters else ""
+    model = "" if config.recommender == "collaborative" else _model_of(config, folder, adapters.get("sft"))
     return RunResults(
         folder=folder,
         config=config,
@@ -86,6 +94,16 @@ def read_run(folder: str | Path) -> RunResults:
         model=model,
         titles=Catalog.read(folder / "data" / "catalog.json").titles,
     )
+
+
+def _model_of(config: RunConfig, folder: Path, sft: Path | None) -> str:
+    """The given language model, or the small Llama that A_0 was trained on: where it was, or in the run's cache."""
+    given = given_model(config)
+    if given is not None or sft is None:
+        return given or ""
+    recorded = Path(read_json(sft / _ADAPTER_FILE)["base_model_name_or_path"])
+    cached = folder.parent / "cache" / recorded.name
+    return str(recorded if recorded.is_dir() or not cached.is_dir() else cached)
 
 
 def search_catalog(
@@ -104,7 +122,8 @@ def search_catalog(
     search is exact within ``decoding.max_search_tokens``, in this process, on its GPU where it has one. Titles of a
     history are not left out.
 
-    Raises ValueError for an empty history, and where k exceeds the catalogue.
+    Raises ValueError for an empty history, where k exceeds the catalogue, and for configurations whose prompts name the
+    titles to choose from (``data.task`` other than next_item).
     """
     import torch
     from transformers import AutoTokenizer
@@ -114,6 +133,10 @@ def search_catalog(
     path = model or config.model.name_or_path
     if path == "scratch":
         raise ConfigError("model.name_or_path=scratch is no model on disk; pass model=, or read_run(folder).search()")
+    if config.data.task != "next_item":
+        raise ValueError(f"data.task={config.data.task} asks about titles that the prompt names; search next_item runs")
+    if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
+        raise ValueError("histories is a list of lists of titles, oldest first; put each history into a list")
     if not 1 <= k <= len(titles):
         raise ValueError(f"k={k} must be between 1 and the {len(titles)} titles of the catalogue")
     if any(not history for history in histories):
@@ -125,7 +148,7 @@ def search_catalog(
         max_response_tokens=config.model.max_response_tokens,
     )
     encoder = text.encoder(AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code))
-    limits = decoder_model(config, path, max_beam_width=1)
+    limits = dataclasses.replace(decoder_model(config, path, max_beam_width=1), tensor_parallel_size=1)
     with tempfile.TemporaryDirectory(prefix="sprec-ray-") as folder:
         index = catalog_index(encoder, titles, folder=Path(folder), max_tokens=limits.max_model_len // 2)
     room = index.room(config.model.max_prompt_tokens, limits.max_model_len)

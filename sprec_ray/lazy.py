@@ -6,6 +6,7 @@ Importing a package must not import torch, Ray or vLLM for one who wants a name 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,4 +25,4 @@ def hand_on(
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(home[name]), name)
 
-    return get, lambda: sorted(home), tuple(sorted(home))
+    return get, lambda: sorted({*vars(sys.modules[package]), *home}), tuple(sorted(home))

@@ -77,7 +77,7 @@ def kept(ray_session: None) -> Iterator[KeptEngines]:
 
 @pytest.fixture(scope="session")
 def train(kept: KeptEngines) -> Train:
-    """``train_selfplay`` with the kept engines; not for runs that fail, which would leave dead ones."""
+    """``train_selfplay`` with the kept engines; not for runs whose workers or decoders fail."""
     from sprec_ray.cluster.runs.run import train_selfplay
 
     return partial(train_selfplay, kept=kept)

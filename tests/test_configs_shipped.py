@@ -16,7 +16,7 @@ from sprec_ray.config.run import RunConfig
 ROOT = Path(__file__).parents[1]
 OTHERS = [
     ROOT / "configs" / name for name in ("clusters", "sweeps")
-]  # not of runs: test_cluster_files, test_config_sweep
+]  # not of runs: test_cluster_files, tests/config/test_sweep.py
 FILES = sorted(path for path in (ROOT / "configs").rglob("*.y*ml") if path.parent not in OTHERS)
 
 

@@ -19,11 +19,9 @@ from sprec_ray.config.data import (
     Share,
 )
 
-PairwiseLoss = Literal["dpo", "rosepo", "ipo", "simpo"]
-"""Losses that take exactly one rejected response."""
-GroupLoss = Literal["softmax_dpo", "dmpo", "dmpo_pairs"]
-"""Losses that take any number."""
-PAIRWISE: frozenset[str] = frozenset(get_args(PairwiseLoss))
+Loss = Literal["dpo", "softmax_dpo", "dmpo", "dmpo_pairs", "rosepo", "ipo", "simpo"]
+PAIRWISE = frozenset[str](get_args(Loss)) - {"softmax_dpo", "dmpo", "dmpo_pairs"}
+"""Losses that take exactly one rejected response; the others take any number."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -52,7 +50,7 @@ class SelfPlaySftConfig(PhaseConfig):
 class PreferenceConfig:
     """A phase of preference training, of one or more epochs."""
 
-    loss: Literal[PairwiseLoss, GroupLoss] = "dpo"
+    loss: Loss = "dpo"
     """``softmax_dpo`` (S-DPO), ``dmpo`` and ``dmpo_pairs`` take any number of rejected titles, the others one.
     Equations: algorithm.md."""
     beta: PositiveFloat = 0.1

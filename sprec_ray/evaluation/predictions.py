@@ -31,6 +31,7 @@ from sprec_ray.metrics.compute import compute_metrics
 from sprec_ray.metrics.diversity import NUM_OVER_RECOMMENDED, recommendation_counts
 from sprec_ray.types import EvalResult
 
+BOTH = "grounded= replaces grounding, so embedding= would do nothing; pass one of them"
 MOST_PLACES = 1000
 """Ready lists may be shorter than k, and so may a small catalogue; beyond this k is a slip."""
 
@@ -69,12 +70,14 @@ def score_predictions(
     is loaded.
     """
     if grounded is not None and embedding is not None:
-        raise ValueError("grounded= replaces grounding, so embedding= would do nothing; pass one of them")
+        raise ValueError(BOTH)
+    if not k or not all(isinstance(place, int) and place > 0 for place in k):
+        raise ValueError(f"k={k} must be whole numbers from 1, for example k=(1, 5)")
     ks, folder = tuple(sorted(set(k))), Path(catalog)
     titles, kept, notes = read_sprec_catalog(folder)
     popularity = read_popularity(folder)
     if not popularity:
-        notes.append(f"Popularity groups and ARP are undefined: {folder} holds no popularity.json.")
+        notes.append(f"Popularity groups and ARP are undefined: {catalog} holds no popularity.json.")
     if max(ks) > max(len(titles), MOST_PLACES):
         raise ValueError(f"k={max(ks)} exceeds the catalogue's {len(titles)} titles; ask for fewer places")
     rows = read_predictions(named_file("predictions", predictions), titles)

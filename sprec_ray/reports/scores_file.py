@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sprec_ray.config.addresses import lasting
-from sprec_ray.evaluation.predictions import score_predictions
+from sprec_ray.evaluation.predictions import BOTH, score_predictions
 from sprec_ray.reports.tables import format_table
 from sprec_ray.storage.artifacts import write_json
 
@@ -43,6 +43,8 @@ def _parse(arguments: Sequence[str]) -> dict[str, str]:
     for key in ("predictions", "catalog", "out"):
         if key not in options:
             raise ValueError(f"{key}= is missing; usage: {USAGE}")
+    if "grounded" in options and "embedding" in options:  # before what follows is looked at
+        raise ValueError(BOTH)
     return options
 
 

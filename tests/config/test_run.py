@@ -107,7 +107,7 @@ def test_an_unknown_key_of_a_file_is_named(tmp_path: Path) -> None:
         ("preference.learning_rate=fast", "preference.learning_rate='fast': input should be a valid number"),
         (
             "preference.loss=dp0",
-            "preference.loss='dp0': input should be 'dpo', 'rosepo', 'ipo', 'simpo', 'softmax_dpo'",
+            "preference.loss='dp0': input should be 'dpo', 'softmax_dpo', 'dmpo', 'dmpo_pairs'",
         ),
         ("selfplay.random_ratio=1.5", "selfplay.random_ratio=1.5: input should be less than or equal to 1"),
         ("sft.num_epochs=2.5", "sft.num_epochs=2.5: input should be a valid integer"),

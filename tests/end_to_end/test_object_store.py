@@ -17,8 +17,6 @@ from sprec_ray.storage.mirror import Mirror
 from sprec_ray.storage.remote import Storage, open_storage
 from tests.fixture_types import Make, Train
 
-Make = Make
-
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
@@ -82,7 +80,7 @@ def test_a_run_killed_on_one_machine_is_continued_from_s3_alone_with_the_same_ad
     assert any(name.endswith(MARKER) for name in names(storage, "cache"))
     shutil.rmtree(os.environ["SPREC_RAY_HOME"])
 
-    outcome = train(config)
+    outcome = train_selfplay(config)  # with decoders and workers of its own, which know nothing yet
     assert outcome.address == "s3://runs-of-a-team/tiny/elsewhere/report.html"
     assert outcome.results == undisturbed.results
     assert adapter_of(run_folder(config)) == adapter_of(undisturbed.report.parent)

@@ -1,5 +1,6 @@
 """What a notebook calls: a run read back, and its catalogue searched with each of its adapters."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def test_a_run_that_has_only_its_data_has_no_policy(run: sprec_ray.RunResults, t
     early = sprec_ray.read_run(tmp_path)
     assert early.results == ()
     assert early.titles == run.titles
-    with pytest.raises(ValueError, match=r"has no policy 'sft'; it has: none yet$"):
+    with pytest.raises(ValueError, match=r"has no policy 'sft'; it has: none, or none yet$"):
         early.search([["Dune"]], policy="sft")
 
 
@@ -54,5 +55,12 @@ def test_mistakes_are_named(run: sprec_ray.RunResults, tmp_path: Path) -> None:
         run.search([run.titles[:3]], k=61)
     with pytest.raises(ValueError, match=r"a history has no titles"):
         run.search([[]])
+    with pytest.raises(ValueError, match=r"histories is a list of lists of titles"):
+        run.search(["Dune"])
+    pairs = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, task="candidates"))
+    with pytest.raises(ValueError, match=r"data.task=candidates asks about titles that the prompt names"):
+        sprec_ray.search_catalog([["Dune"]], ["Dune"], config=pairs, model=run.model, k=1)
+    with pytest.raises(ValueError, match=r"the small Llama of .* is not at gone any more"):
+        dataclasses.replace(run, model="gone").search([["Dune"]])
     with pytest.raises(sprec_ray.ConfigError, match=r"model.name_or_path=scratch is no model on disk"):
         sprec_ray.search_catalog([["Dune"]], ["Dune"], config=run.config, k=1)

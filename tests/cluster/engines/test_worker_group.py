@@ -111,9 +111,9 @@ def test_two_workers_train_embed_and_score_as_one(kept: KeptEngines, folder: Pat
         assert max(float(ours[key].abs().max()) for key in ours if "lora_B" in key) > 1e-3
     for ours_metrics, theirs_metrics in zip(one, two, strict=True):
         assert ours_metrics == pytest.approx(theirs_metrics, abs=1e-4)
-    for array in ("embeddings", "scores"):
+    for array, tolerance in {"embeddings": 1e-4, "scores": 1e-3}.items():  # scores are sums over tokens
         ours, theirs = (np.load(folder / name / f"{array}.npy") for name in ("one", "two"))
-        np.testing.assert_allclose(ours, theirs, atol=1e-3, err_msg=array)
+        np.testing.assert_allclose(ours, theirs, atol=tolerance, err_msg=array)
 
 
 @pytest.mark.usefixtures("ray_session")

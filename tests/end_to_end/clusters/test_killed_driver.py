@@ -74,7 +74,7 @@ def test_a_run_goes_on_after_its_cluster_was_lost_and_again_after_its_driver_was
     """The head dies in the middle of the SFT, and the driver with it, as at a loss of power. Then, on a Ray of its own,
 
     the driver is killed in the middle of decoding: no process stays, and what was done is not done again.
-    Only two helpers of a Ray whose head is dead try for a minute to tell it so.
+    Two helpers of a Ray whose head is dead try for a minute to tell it so; that they end is not waited for.
     """
     folder = output_dir / "killed"
     often = ["training.save_steps=2", *LONG_SFT, "decoding.chunk_size=2"]

@@ -110,6 +110,7 @@ def test_a_run_over_two_nodes_waits_for_one_that_was_lost_and_ends_as_if_nothing
         assert time.monotonic() < deadline, log.read_text()[-3000:]
         time.sleep(0.05)
     cluster.kill(two_nodes.second)
+    cluster.wait_for(1)  # until the loss is known
     two_nodes.second = two_nodes.start_second()
     assert job.wait(timeout=400) == 0, log.read_text()[-3000:]
     for kind in ("training workers", "decoders"):
