@@ -88,6 +88,7 @@ def test_refused_settings_do_not_take_the_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_ray")
+@pytest.mark.slow
 def test_an_output_dir_that_cannot_be_made_is_one_line() -> None:
     command = [sys.executable, "-m", "jobs.train_selfplay", "configs/demo.yaml", "output_dir=/proc/x"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

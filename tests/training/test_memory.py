@@ -18,6 +18,8 @@ from sprec_ray.training.phase import Phase, Worker
 from sprec_ray.training.scoring import MAX_LOGITS, ResponseScorer
 from tests.training.tiny_training import LORA
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
