@@ -11,7 +11,7 @@ from sprec_ray.config.run import RunConfig
 from sprec_ray.storage.artifacts import read_json
 from tests.fixture_types import Make, Train
 
-LONG_SFT = ("sft.num_epochs=60", "model.lora.dropout=0", "evaluation.base=false")
+LONG_SFT = ("sft.num_epochs=30", "model.lora.dropout=0", "evaluation.base=false")
 """A first SFT that is long enough to be interrupted, whose masks do not depend on the number of workers."""
 
 TINY = """

@@ -103,14 +103,13 @@ def test_jobs_run_from_another_directory_with_the_package_sent_along(
 ) -> None:
     """The working directory holds a configuration and nothing else; relative results are below the home directory.
 
-    Four jobs in one submission; the last of them is mistaken, and its exit code is the submission's.
+    Three jobs in one submission; the last of them is mistaken, and its exit code is the submission's.
     """
     (tmp_path / "mine.yaml").write_text(tiny_file.read_text())
     (tmp_path / "id2name.json").write_text('{"0": "Dune", "1": "Emma"}')
     (tmp_path / "predictions.json").write_text('[{"input": "Dune", "output": "Emma", "predict": ["Emma"]}]')
     jobs = (
         "jobs.prepare_data mine.yaml name=mine",
-        "jobs.plan_memory mine.yaml gpu_memory_gib=24",
         "jobs.score_predictions predictions=predictions.json catalog=. k=1 out=metrics.json",
         "jobs.evaluate mine.yaml name=never",
     )
