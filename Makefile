@@ -18,7 +18,7 @@ QUIETLY = >>$(LOG) 2>&1 || { cat $(LOG); exit 1; }
 # Two processes of tests: whole runs in one, all else in the other (tests/conftest.py).
 SIDE_BY_SIDE ?= -n 2 --dist loadscope --no-loadscope-reorder
 
-.PHONY: install demo quick quick-all test soak lint type clean
+.PHONY: install demo quick quick-all test soak check lint type clean
 
 demo: $(STAMP)
 	$(BIN)/python -m jobs.train_selfplay configs/demo.yaml
@@ -26,7 +26,7 @@ demo: $(STAMP)
 install: $(STAMP)
 
 # In under two minutes: everything that needs neither Ray nor a decoder nor DeepSpeed.
-quick: lint type
+quick: check
 	$(BIN)/pytest -m "not slow and not soak" -n 2
 
 # The same on every supported Python that is installed, each with an environment of its own.
@@ -37,13 +37,17 @@ quick-all:
 	done
 
 # Everything that a change can break.
-test: lint type
+test: check
 	$(BIN)/pytest -m "not soak" $(SIDE_BY_SIDE)
 
 # What repeats the tests' proofs over more seeds, kills and engines; before a release.
 soak: $(STAMP)
 	$(BIN)/pytest -m soak --timeout=3600
 	$(BIN)/python -m benchmarks.chaos kills=30
+
+# Both at once: each takes one core.
+check: $(STAMP)
+	@$(MAKE) --no-print-directory -j2 lint type
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
